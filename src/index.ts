@@ -134,6 +134,7 @@ export type {
   VerifyingSessions,
 } from "./server/reading.ts";
 export type { DeviceEndpoints, DeviceRequest } from "./server/service/device.ts";
+export type { AdoptedFacts } from "./server/session/adopt.ts";
 export type {
   AuditEntry,
   AuditListOptions,
@@ -159,5 +160,10 @@ export type {
 } from "./server/session/sign-in.ts";
 export type { ForkOptions } from "./server/session/successors.ts";
 export type { SessionTicket, TicketOptions } from "./server/session/tickets.ts";
-export type { HostSessions, IssuedSession, ServerSessions } from "./server/sessions.ts";
+export type {
+  HostSessions,
+  IssuedSession,
+  IssueOptions,
+  ServerSessions,
+} from "./server/sessions.ts";
 export { type KeepAliveOptions, keepAlive } from "./server/streams/keep-alive.ts";

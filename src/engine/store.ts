@@ -101,6 +101,7 @@ export interface SessionRecord {
   readonly sentAt: number;
   /** Milliseconds by which re-sends have prolonged the settling of the generation; 0 without one. */
   readonly prolonged: number;
+  /** When the session began: in the other system, if it was adopted from there. */
   readonly createdAt: number;
   /** When the user last authenticated. */
   readonly authTime: number;
@@ -162,6 +163,8 @@ export interface NewSession {
   readonly lineage: string | null;
   readonly externalId: ExternalId | null;
   readonly authentication: Authentication | null;
+  /** When the session began, if another system began it; null for now. Changes no other time. */
+  readonly createdAt: number | null;
   /** When the user last authenticated; null for now. */
   readonly authTime: number | null;
   /** The session to end, by `replaced`, in the transaction that inserts this one; null for none. */
@@ -411,6 +414,7 @@ export interface Changes {
 /** What an entry of the audit log is about. */
 export type AuditEvent =
   | "signedIn"
+  | "adopted"
   | "reauthenticated"
   | "forked"
   | "refreshed"
@@ -419,7 +423,7 @@ export type AuditEvent =
 
 /** The particulars of an entry of the audit log: JSON without secrets and without values of claims. */
 export interface AuditDetail {
-  /** Of `signedIn`, `reauthenticated` and `forked`: the device. */
+  /** Of `signedIn`, `adopted`, `reauthenticated` and `forked`: the device. */
   readonly device?: Device;
   /** The session that this one came from, or that ended it. */
   readonly from?: string;

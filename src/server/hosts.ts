@@ -11,6 +11,7 @@ import {
 import type { SessionService } from "../../gen/rpcsession/v1/service_pb.ts";
 import { SessionError } from "../base/errors.ts";
 import {
+  type Exchange,
   isIntercepted,
   isRpc,
   type RpcContext,
@@ -21,6 +22,7 @@ import type { Core } from "./core.ts";
 import { type ClaimRules, type Policies, procedureOf } from "./policy/policy.ts";
 import { type Protection, protect, registerService, serviceOptions } from "./protect.ts";
 import type { DeviceEndpoints } from "./service/device.ts";
+import { type AdoptedSession, isAdopted } from "./session/adopt.ts";
 import {
   createInstance,
   directoryOf,
@@ -79,13 +81,6 @@ export function createHostedSessions(
   // 2. The instance of a request.
   const choice = new HostChoice(home, byName, hostOf);
   const ofRpc = (context: RpcContext): ServerInstance => choice.ofRpc(context);
-  const ofExchange = (method: string, given: unknown): ServerSessions => {
-    const exchange = readExchange(method, given);
-    const { requestHeader, url, values } = exchange;
-    return isRpc(exchange)
-      ? ofRpc(exchange).sessions
-      : choice.of({ requestHeader, url, values }, undefined).sessions;
-  };
 
   // 3. Adapters: one gate, one interceptor and one service, each of which hands over to the instance.
   const service = serviceOf(all, ofRpc);
@@ -117,32 +112,46 @@ export function createHostedSessions(
     drain: async (options) => {
       await Promise.all(all.map(({ sessions }) => sessions.drain(options)));
     },
-    current: (context) => ofRpc(readContext("sessions.current", context)).sessions.current(context),
-    require: (context) => ofRpc(readContext("sessions.require", context)).sessions.require(context),
-    requireFresh: (context, demand) => {
-      const { sessions } = ofRpc(readContext("sessions.requireFresh", context));
-      return sessions.requireFresh(context, demand);
-    },
-    requireClaims: async (context, rules) => {
-      const { sessions } = ofRpc(readContext("sessions.requireClaims", context));
-      return sessions.requireClaims(context, rules);
-    },
+    ...callsByHost(choice),
+    dbsc: (path) => devicesOf(all, path, (request) => choice.of(request, undefined)),
+    host: (name) => choice.named(name),
+    issue: async () => needsHost("issue"),
+    redeemTicket: async () => needsHost("redeemTicket"),
+  };
+}
+
+/** The methods on calls: each hands over to the instance of its call. */
+function callsByHost(choice: HostChoice) {
+  const ofExchange = (method: string, given: unknown) =>
+    choice.ofExchange(readExchange(method, given)).sessions;
+  const ofCall = (method: string, given: unknown) =>
+    choice.ofRpc(readContext(method, given)).sessions;
+  return {
+    current: (context) => ofCall("sessions.current", context).current(context),
+    require: (context) => ofCall("sessions.require", context).require(context),
+    requireFresh: (context, demand) =>
+      ofCall("sessions.requireFresh", context).requireFresh(context, demand),
+    requireClaims: async (context, rules) =>
+      ofCall("sessions.requireClaims", context).requireClaims(context, rules),
     getSession: (async (given, options) =>
       ofExchange("sessions.getSession", given).getSession(
         given,
         options ?? {},
       )) as ServerSessions["getSession"],
     create: async (given, options) => ofExchange("sessions.create", given).create(given, options),
+    adopt: (async (given: Exchange | AdoptedSession, options?: AdoptedSession) =>
+      isAdopted(given, options)
+        ? needsHost("adopt")
+        : ofExchange("sessions.adopt", given).adopt(
+            given as Exchange,
+            options as AdoptedSession,
+          )) as ServerSessions["adopt"],
     reauthenticate: async (given, options) =>
       ofExchange("sessions.reauthenticate", given).reauthenticate(given, options),
     signOut: async (given) => ofExchange("sessions.signOut", given).signOut(given),
     fork: async (given, options) => ofExchange("sessions.fork", given).fork(given, options),
     ticket: async (given, options) => ofExchange("sessions.ticket", given).ticket(given, options),
-    dbsc: (path) => devicesOf(all, path, (request) => choice.of(request, undefined)),
-    host: (name) => choice.named(name),
-    issue: async () => needsHost("issue"),
-    redeemTicket: async () => needsHost("redeemTicket"),
-  };
+  } satisfies Partial<ServerSessions>;
 }
 
 /** Finds the instance of a request. */
@@ -205,6 +214,14 @@ class HostChoice {
     }
   }
 
+  /** The same for an exchange, with the error of `of` outside RPCs. */
+  ofExchange(exchange: Exchange): ServerInstance {
+    const { requestHeader, url, values } = exchange;
+    return isRpc(exchange)
+      ? this.ofRpc(exchange)
+      : this.of({ requestHeader, url, values }, undefined);
+  }
+
   /** Whether a call was refused before its body was read. */
   isRefused(values: ContextValues): boolean {
     const known = values.get(this.#key);
@@ -222,6 +239,7 @@ class HostChoice {
     const { sessions } = instance;
     return {
       issue: (options) => sessions.issue(options),
+      adopt: (options) => sessions.adopt(options),
       redeemTicket: (ticket, options) => sessions.redeemTicket(ticket, options),
     };
   }
@@ -326,7 +344,7 @@ function devicesOf(
 }
 
 /** @throws TypeError always */
-function needsHost(method: "issue" | "redeemTicket"): never {
+function needsHost(method: "issue" | "adopt" | "redeemTicket"): never {
   throw new TypeError(
     `sessions.${method}: with the option hosts, tokens and tickets belong to a host; use sessions.host("shop-a.example").${method}(…)`,
   );

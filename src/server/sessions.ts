@@ -21,6 +21,7 @@ import { unprotected, type VerifyingSessions, verifyingInstance } from "./readin
 import { failCall, misuse, refuseCall } from "./response/errors.ts";
 import { type DeviceEndpoints, serveDevices } from "./service/device.ts";
 import { createSessionService, signOut } from "./service/service.ts";
+import { type AdoptedFacts, type AdoptedSession, isAdopted, readAdopted } from "./session/adopt.ts";
 import { auditLogOf, type SessionAuditLog } from "./session/audit.ts";
 import type { AuthenticationOptions } from "./session/authentication.ts";
 import { revokeWhere, type SessionCondition } from "./session/by-condition.ts";
@@ -118,6 +119,49 @@ export interface ServerSessions<Claims extends object = JsonObject, Given extend
       },
   ): Promise<Session<Claims>>;
   /**
+   * Trades a session of another system for a new one, once. Writes its tokens to the response of this
+   * call, as `create` does. The user does not sign in again: the new session keeps `createdAt` and
+   * `authTime`, ends when a session of that age has to, and does not count as an authentication.
+   *
+   * First, your code must verify the other session on the server, with the library that made it. Nothing
+   * here checks that it exists, whose it is, or when it began: take no part of the options from the
+   * request. Afterwards, end it there.
+   *
+   * A further trade of the same session is refused: at the same moment on another server, and after the
+   * new session has ended. There is one exception, for answers that are lost. If nothing shows that the
+   * client has the new tokens, the trade may be repeated once, from `refresh.clientTimeout` to 5 minutes
+   * after it. That ends the session of the first trade.
+   *
+   * @example
+   * const old = await SuperTokens.getSession(req, res);
+   * await sessions.adopt(fromNode(req, res), {
+   *   userId: old.getUserId(),
+   *   externalId: { issuer: "supertokens", sid: old.getHandle() },
+   *   createdAt: new Date(await old.getTimeCreated()),
+   * });
+   * await old.revokeSession();
+   * @throws ConnectError `Unauthenticated` if the session was adopted before (`SESSION_REVOKED`), or is
+   * older than `lifetimes.absolute` or past `endsBy` (`SESSION_EXPIRED`); no tokens are cleared. Otherwise
+   * as `create` does. A time in the future is misuse
+   */
+  adopt(
+    exchange: Exchange,
+    options: NewSessionOptions<Given> &
+      AdoptedFacts &
+      BindOption & {
+        /** How the tokens travel; as for `create`. */
+        readonly transport?: TokenTransport;
+      },
+  ): Promise<Session<Claims>>;
+  /**
+   * The same without a response, as `issue` does: the tokens are yours to deliver.
+   *
+   * @throws SessionError `unauthorized` as above; otherwise as `issue` does
+   */
+  adopt(
+    options: NewSessionOptions<Given> & AdoptedFacts & IssueOptions,
+  ): Promise<IssuedSession<Claims>>;
+  /**
    * Checks the policies against the methods that a router serves. `protect` does this itself.
    * @throws TypeError if a policy names a method that the router does not serve, or contradicts
    * itself; if the Connect that created the router is older than 2.2, which ignores gates
@@ -140,17 +184,7 @@ export interface ServerSessions<Claims extends object = JsonObject, Given extend
    * @throws SessionError `forbidden` for a user who already has the maximum number of sessions;
    * `unavailable` for an outage
    */
-  issue(
-    options: NewSessionOptions<Given> & {
-      /** How the tokens will travel. Default "header". */
-      readonly transport?: TokenTransport;
-      /**
-       * The thumbprint of the client's public key, to which the session is bound (RFC 7638, SHA-256,
-       * base64url). The tokens must travel in headers. Default: the session is bound to no key.
-       */
-      readonly boundKey?: string | undefined;
-    },
-  ): Promise<IssuedSession<Claims>>;
+  issue(options: NewSessionOptions<Given> & IssueOptions): Promise<IssuedSession<Claims>>;
   /**
    * Replaces the session of this call. Call it after the user has authenticated again, and check that
    * it was the same user. The new session has another id, new tokens in the response, and `authTime`
@@ -229,7 +263,7 @@ export interface ServerSessions<Claims extends object = JsonObject, Given extend
   readonly auditLog: SessionAuditLog;
   /**
    * Returns the methods that create or take tokens of one host without a request of it. Only with the
-   * option `hosts`; `issue` and `redeemTicket` of the sessions themselves are refused then.
+   * option `hosts`; `issue`, `redeemTicket`, and `adopt` without a response are refused on the sessions themselves then.
    *
    * @example
    * await sessions.host("shop-a.example").issue({ userId: "alice" });
@@ -241,7 +275,23 @@ export interface ServerSessions<Claims extends object = JsonObject, Given extend
 
 /** What is done for one host of several, without a request; see `sessions.host`. */
 export interface HostSessions<Claims extends object = JsonObject, Given extends object = object>
-  extends Pick<ServerSessions<Claims, Given>, "issue" | "redeemTicket"> {}
+  extends Pick<ServerSessions<Claims, Given>, "issue" | "redeemTicket"> {
+  /** See `sessions.adopt` without a response. */
+  adopt(
+    options: NewSessionOptions<Given> & AdoptedFacts & IssueOptions,
+  ): Promise<IssuedSession<Claims>>;
+}
+
+/** Options of a session whose tokens are not written to a response. */
+export interface IssueOptions {
+  /** How the tokens will travel. Default "header". */
+  readonly transport?: TokenTransport;
+  /**
+   * The thumbprint of the client's public key, to which the session is bound (RFC 7638, SHA-256,
+   * base64url). The tokens must travel in headers. Default: the session is bound to no key.
+   */
+  readonly boundKey?: string | undefined;
+}
 
 /** A session and its tokens, to deliver outside of a response. */
 export interface IssuedSession<Claims extends object = JsonObject> {
@@ -304,7 +354,20 @@ function callsOf(core: Core, key: CallKey, policies: Policies) {
     }
   };
 
-  return { onCall, enter };
+  /** Runs work on a call that has its session, and that another site must not cause. */
+  const onSession = <T>(
+    { given, method }: { readonly given: unknown; readonly method: string },
+    work: (call: Call) => Promise<T>,
+  ): Promise<T> =>
+    onCall({ given, method }, async (call, context) => {
+      if (!isRpc(context)) {
+        checkChange(core, call, { method });
+      }
+      await enter(call, context, false);
+      return work(call);
+    });
+
+  return { onCall, onSession, enter };
 }
 
 /** Notices that users sign in although their clients could not refresh here. */
@@ -368,7 +431,7 @@ export function createInstance(given: Core, policies: Policies): ServerInstance 
   const service = createSessionService(core, key, () => registration.registered());
   const { sessions: verifying, protection } = verifyingInstance(core, { key, policies, service });
   const { requestGate, interceptor } = verifying;
-  const { onCall, enter } = callsOf(core, key, policies);
+  const { onCall, onSession, enter } = callsOf(core, key, policies);
   const run = <T>(work: () => Promise<T>): Promise<T> => core.operations.run(work);
 
   const sessions: ServerSessions = {
@@ -380,9 +443,16 @@ export function createInstance(given: Core, policies: Policies): ServerInstance 
     create: (given, options) =>
       onCall({ given, method: "sessions.create" }, (call, context) => {
         registration.signsIn();
-        return signIn(core, call, context, options);
+        return signIn(core, call, context, { options });
       }),
-    issue: (options) => run(async () => toIssued(core, await issue(core, options))),
+    adopt: ((given: Exchange | AdoptedSession, options?: AdoptedSession) =>
+      isAdopted(given, options)
+        ? run(async () => toIssued(core, await issue(core, readAdopted(given))))
+        : onCall({ given, method: "sessions.adopt" }, (call, context) => {
+            registration.signsIn();
+            return signIn(core, call, context, readAdopted(options));
+          })) as ServerSessions["adopt"],
+    issue: (options) => run(async () => toIssued(core, await issue(core, { options }))),
     reauthenticate: (given, options = {}) => {
       const method = "sessions.reauthenticate";
       return onCall({ given, method }, async (call, context) => {
@@ -403,26 +473,12 @@ export function createInstance(given: Core, policies: Policies): ServerInstance 
         return signOut(core, call, "");
       });
     },
-    fork: (given, options = {}) => {
-      const method = "sessions.fork";
-      return onCall({ given, method }, async (call, context) => {
-        if (!isRpc(context)) {
-          checkChange(core, call, { method });
-        }
-        await enter(call, context, false);
-        return toIssued(core, await fork(core, call, options));
-      });
-    },
-    ticket: (given, options) => {
-      const method = "sessions.ticket";
-      return onCall({ given, method }, async (call, context) => {
-        if (!isRpc(context)) {
-          checkChange(core, call, { method });
-        }
-        await enter(call, context, false);
-        return createTicket(core, call, options);
-      });
-    },
+    fork: (given, options = {}) =>
+      onSession({ given, method: "sessions.fork" }, async (call) =>
+        toIssued(core, await fork(core, call, options)),
+      ),
+    ticket: (given, options) =>
+      onSession({ given, method: "sessions.ticket" }, (call) => createTicket(core, call, options)),
     redeemTicket: (ticket, options) => run(() => redeemTicket(core, ticket, options)),
     // Sessions by id, by user and by tenant.
     ...directoryOf(core),

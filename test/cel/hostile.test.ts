@@ -41,7 +41,7 @@ function compile(source: string, claims?: object, method: DescMethod = edit) {
     condition.holds({ session: { ...session, claims: given }, now: Date.UTC(2026, 0), request });
 }
 
-describe("feat:L8 a request that is made to slip through a condition", () => {
+describe("sec:A01 feat:L8 a request that is made to slip through a condition", () => {
   it.each([
     ["as far as a Timestamp of 64 bits reaches", 2n ** 62n, 0],
     ["before the year 1", -62_135_596_801n, 0],
@@ -89,7 +89,7 @@ describe("feat:L8 a request that is made to slip through a condition", () => {
   });
 });
 
-describe("feat:L8 claims with names and types that nobody expects", () => {
+describe("sec:A01 feat:L8 claims with names and types that nobody expects", () => {
   it.each(["constructor", "__proto__", "toString", "hasOwnProperty", "valueOf"])(
     "feat:L8 the name %s finds no member of an object",
     (name) => {
@@ -148,7 +148,7 @@ function serve(options: TestSessionsOptions = {}) {
   return { sessions, routes, bearerOf, ran };
 }
 
-describe("feat:L8 feat:L2 a condition that does not name its claim", () => {
+describe("sec:A03 feat:L8 feat:L2 a condition that does not name its claim", () => {
   it.each([
     "[session].all(s, !has(s.claims.suspended))",
     "session.claims.all(name, name != 'suspended')",
@@ -192,7 +192,7 @@ describe("feat:L8 feat:L2 a condition that does not name its claim", () => {
   });
 });
 
-describe("feat:L8 feat:L9 a stream whose handler does not wait for messages", () => {
+describe("sec:A02 feat:L8 feat:L9 a stream whose handler does not wait for messages", () => {
   const readsRequest = {
     readsRequest: true,
     async decide(_session, _procedure, { request }) {
@@ -252,7 +252,7 @@ describe("feat:L8 feat:L9 a stream whose handler does not wait for messages", ()
   );
 });
 
-describe("feat:L8 a router that has the gate alone", () => {
+describe("sec:A02 feat:L8 a router that has the gate alone", () => {
   it("feat:L8 no method gives a session, or another one, to a handler whose condition nobody checks", async () => {
     const { sessions, bearerOf } = serve();
     const { requestGate } = sessions;

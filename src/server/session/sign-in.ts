@@ -1,7 +1,8 @@
 import { assertId, assertMembers, readChoice } from "../../base/checks.ts";
 import { SessionError } from "../../base/errors.ts";
 import { header, type TokenTransport } from "../../base/wire.ts";
-import type { Created, Creation } from "../../engine/create.ts";
+import type { ForeignTimes } from "../../engine/adoption/once.ts";
+import type { Created, NewCreation } from "../../engine/create.ts";
 import type { Engine } from "../../engine/engine.ts";
 import { type OwnLifetimes, readOwnLifetimes } from "../../engine/lifetimes.ts";
 import type { Session } from "../../engine/session.ts";
@@ -111,6 +112,16 @@ export interface RedirectOptions {
   readonly afterRedirect?: AfterRedirect;
 }
 
+interface Continuing {
+  /** The session of another system that the new one continues; absent for none. */
+  readonly foreign?: ForeignTimes | undefined;
+}
+
+/** What a sign-in creates. */
+interface SignIn extends Continuing {
+  readonly options: UntypedOptions & WithTransport & RedirectOptions & BindOption;
+}
+
 /**
  * Creates a session and writes its tokens to the response of a call. Ends the session that the
  * request proves to belong to.
@@ -120,16 +131,14 @@ export async function signIn(
   core: Core,
   call: Call,
   context: ClientContext,
-  options: UntypedOptions & WithTransport & RedirectOptions & BindOption,
+  { options, foreign }: SignIn,
 ): Promise<Session> {
   // 1. Check the request, the content of the session, and that the response can still carry its tokens.
+  const method = foreign === undefined ? "sessions.create" : "sessions.adopt";
   const { afterRedirect, bind, ...facts } = options ?? {};
-  const isRedirected = checkRequest(core, call, context, {
-    method: "sessions.create",
-    afterRedirect,
-  });
+  const isRedirected = checkRequest(core, call, context, { method, afterRedirect });
   const given = await readNewSession(core, facts);
-  assertNotCommitted(call, "sessions.create");
+  assertNotCommitted(call, method);
 
   // 2. Choose how the tokens travel. A browser that follows a redirect keeps only cookies.
   if (isRedirected && options.transport === "header") {
@@ -142,7 +151,7 @@ export async function signIn(
   const transport = transportFor(core, call, { trustedSite, given: wanted });
   if (transport === "cookie" && !core.cookies.kept) {
     throw new TypeError(
-      `sessions.create: browsers do not keep Secure cookies from ${core.issuer}; use an https issuer, or cookies: { insecure: true } for development`,
+      `${method}: browsers do not keep Secure cookies from ${core.issuer}; use an https issuer, or cookies: { insecure: true } for development`,
     );
   }
 
@@ -165,22 +174,29 @@ export async function signIn(
 
   // 5. Find the former sessions. Nobody holds their tokens after this response.
   const engine = await core.engine();
-  const [replaces = null, ...others] = await formerSessions(core, call, actsOnCookies);
+  const former = [...(await formerSessions(core, call, actsOnCookies))];
   if (boundKey === null) {
     await assertUnbound(core, call);
   }
 
-  // 6. End the others: copies of a cookie may belong to several sessions.
-  for (const other of others) {
-    await endOwn(call, () => engine.revoke(other, "replaced"));
-  }
-
-  // 7. Create the session. The former session ends in the same transaction.
-  const created = await endOwn(call, () =>
-    engine.creator.create({ ...given, device, transport, replaces, boundKey }),
+  // 6. Create the session; one of another system is traded once. The former session ends in the same
+  // transaction. The others end before: copies of a cookie may belong to several sessions.
+  const creation = { ...given, device, transport, boundKey };
+  const makeRoom = async (retakes: string | null) => {
+    const rest = former.filter((id) => id !== retakes);
+    const [replaces = null, ...others] = retakes === null ? rest : [retakes, ...rest];
+    for (const other of others) {
+      await engine.revoke(other, "replaced");
+    }
+    return replaces;
+  };
+  const created = await endOwn(call, async () =>
+    foreign === undefined
+      ? engine.creator.create({ ...creation, replaces: await makeRoom(null) })
+      : engine.creator.adopt(creation, foreign, makeRoom),
   );
 
-  // 8. Write its tokens. From now on it is the session of this call.
+  // 7. Write its tokens. From now on it is the session of this call.
   if (actsOnCookies && transport === "header") {
     expireCookies(core, call);
   }
@@ -273,29 +289,32 @@ export function checkRequest(
   return false;
 }
 
+/** What `issue` creates. */
+interface Issue extends Continuing {
+  readonly options: UntypedOptions & WithTransport & { readonly boundKey?: string | undefined };
+}
+
 /**
  * Creates a session without a response.
  * @throws SessionError TypeError
  */
 export async function issue(
   core: Core,
-  {
-    boundKey,
-    ...options
-  }: UntypedOptions & WithTransport & { readonly boundKey?: string | undefined },
+  { options: { boundKey, ...options }, foreign }: Issue,
 ): Promise<Created> {
   const given = await readNewSession(core, options);
   if (core.proofs.mode === "required" && boundKey === undefined) {
+    const method = foreign === undefined ? "sessions.issue" : "sessions.adopt";
     throw new TypeError(
-      'sessions.issue: bind is "required", so the session needs a key; pass boundKey, the thumbprint of the client\'s key',
+      `${method}: bind is "required", so the session needs a key; pass boundKey, the thumbprint of the client's key`,
     );
   }
   const transport = readTransport(options.transport);
   const engine = await core.engine();
-  return engine.creator.create({
-    ...{ ...given, transport, replaces: null },
-    boundKey: readBoundKey(boundKey, transport) ?? null,
-  });
+  const creation = { ...given, transport, boundKey: readBoundKey(boundKey, transport) ?? null };
+  return foreign === undefined
+    ? engine.creator.create({ ...creation, replaces: null })
+    : engine.creator.adopt(creation, foreign, async (retakes) => retakes);
 }
 
 /** @throws TypeError if it is not a thumbprint, or the tokens travel in cookies */
@@ -318,25 +337,15 @@ export function readBoundKey(
 }
 
 const memberNames: Readonly<Record<keyof UntypedOptions | "transport", 0>> = {
-  ...{
-    userId: 0,
-    tenantId: 0,
-    claims: 0,
-    data: 0,
-    label: 0,
-    externalId: 0,
-    lifetimes: 0,
-    transport: 0,
-    acr: 0,
-    amr: 0,
-  },
+  ...{ userId: 0, tenantId: 0, claims: 0, data: 0, label: 0 },
+  ...{ externalId: 0, lifetimes: 0, transport: 0, acr: 0, amr: 0 },
 };
 
 /** @throws TypeError if an option is wrong */
 async function readNewSession(
   core: Core,
   options: UntypedOptions,
-): Promise<Omit<Creation, "transport" | "replaces">> {
+): Promise<Omit<NewCreation, "transport">> {
   assertMembers("the new session", options, memberNames);
   const { userId, tenantId, label, externalId, lifetimes, data = {} } = options;
   assertId("userId", userId);

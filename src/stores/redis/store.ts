@@ -282,6 +282,7 @@ function insertArguments(given: NewSession): (string | number)[] {
   return [
     ...[id, userId, optional(tenantId), optional(replaces), optional(requires)],
     ...[given.idle, given.absolute, given.endsBy ?? "", given.authTime ?? ""],
+    given.createdAt ?? "",
     ...[limit?.max ?? "", limit?.overflow ?? ""],
     ...[externalId?.issuer, externalId?.sid, externalId?.sub].map(optional),
     ...toFields(given),

@@ -115,6 +115,15 @@ export const leaseRules: Rules = {
     assert.equal(await store.lease("work", "b", 1000), true);
   },
 
+  async "a lease may last for 400 days"({ store, clock }) {
+    assert.equal(await store.lease("work", "a", 400 * 24 * hour), true);
+    await clock.advance(400 * 24 * hour - 1);
+    await store.prune(10);
+    assert.equal(await store.lease("work", "b", 1000), false);
+    await clock.advance(1);
+    assert.equal(await store.lease("work", "b", 1000), true);
+  },
+
   async "leases with different names are independent"({ store }) {
     assert.equal(await store.lease("work", "a", 1000), true);
     assert.equal(await store.lease("other", "b", 1000), true);

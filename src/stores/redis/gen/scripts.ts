@@ -569,7 +569,7 @@ return reply
 return answer('')
 `,
   insert: `${sessions}local id, userId, tenantId, replaces = ARGV[1], ARGV[2], optional(ARGV[3]), optional(ARGV[4])
-local key, requires, most = sessionKey(id), optional(ARGV[5]), tonumber(ARGV[10])
+local key, requires, most = sessionKey(id), optional(ARGV[5]), tonumber(ARGV[11])
 if redis.call('EXISTS', key) == 1 then return answer('taken') end
 if requires and not isLive(requires) then return answer('notLive') end
 local counted = most and liveWithin(userId, tenantId) or {}
@@ -583,7 +583,7 @@ for _, other in ipairs(counted) do
   if other ~= replaces and other ~= origin then
     if kept + 1 < most then
       kept = kept + 1
-    elseif ARGV[11] ~= 'evict' then
+    elseif ARGV[12] ~= 'evict' then
       return answer('limit')
     else
       table.insert(evicted, other)
@@ -593,11 +593,12 @@ end
 local time, expiresAt = text(now), now + tonumber(ARGV[7])
 if ARGV[8] ~= '' then expiresAt = math.min(expiresAt, tonumber(ARGV[8])) end
 local idleEnd = math.min(now + tonumber(ARGV[6]), expiresAt)
-for _, external in ipairs(externalKeys(optional(ARGV[12]), optional(ARGV[13]), optional(ARGV[14]))) do
+local createdAt = ARGV[10] ~= '' and ARGV[10] or time
+for _, external in ipairs(externalKeys(optional(ARGV[13]), optional(ARGV[14]), optional(ARGV[15]))) do
   cleanExternal(external)
-  indexExternal(external, id, time, idleEnd)
+  indexExternal(external, id, createdAt, idleEnd)
 end
-index(id, { userId = userId, tenantId = tenantId, createdAt = time, idleEnd = idleEnd })
+index(id, { userId = userId, tenantId = tenantId, createdAt = createdAt, idleEnd = idleEnd })
 if replaces then endIfPending(replaces) end
 local replaced = replaces and endSession(replaces, 'replaced')
 local number = ''
@@ -610,9 +611,9 @@ for oldest = #evicted, 1, -1 do
   table.insert(reply, evicted[oldest])
 end
 redis.call('HSET', key, 'generation', '0', 'claimsVersion', '0', 'version', '0',
-  'rotatedAt', time, 'sentAt', time, 'createdAt', time, 'authTime', ARGV[9] ~= '' and ARGV[9] or time,
+  'rotatedAt', time, 'sentAt', time, 'createdAt', createdAt, 'authTime', ARGV[9] ~= '' and ARGV[9] or time,
   'lastSeenAt', time, 'idleExpiresAt', text(idleEnd), 'expiresAt', text(expiresAt),
-  unpack(ARGV, 15))
+  unpack(ARGV, 16))
 redis.call('PEXPIREAT', key, text(idleEnd + keepEnded))
 for _, field in ipairs(redis.call('HGETALL', key)) do table.insert(reply, field) end
 return reply
