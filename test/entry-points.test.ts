@@ -1,6 +1,7 @@
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { expect, it } from "vitest";
+import { sorted } from "./helpers/sorted.ts";
 
 const { exports, peerDependenciesMeta, types, typesVersions } = JSON.parse(
   readFileSync(join(import.meta.dirname, "../package.json"), "utf8"),
@@ -22,8 +23,6 @@ it("feat:K11 package.json names the types of each entry point for the module res
 it("docs/installing.md names each package that only some entry points need, and these entry points", () => {
   const page = readFileSync(join(import.meta.dirname, "../docs/installing.md"), "utf8");
   const rows = [...page.matchAll(/^\| `rpc-session(\/[\w/]+)`.*? \| `([^`]+)` \|/gm)];
-  expect(rows.map(([, , name]) => name).toSorted()).toEqual(
-    Object.keys(peerDependenciesMeta).toSorted(),
-  );
+  expect(sorted(rows.map(([, , name]) => name))).toEqual(sorted(Object.keys(peerDependenciesMeta)));
   expect(rows.filter(([, entry]) => exports[`.${entry}`] === undefined)).toEqual([]);
 });

@@ -94,12 +94,8 @@ export class Engine {
     const { keys, revocations, nonces, audit } = shared;
     const isOfHome = home === undefined || home.#options.issuer === issuer;
     const secrets = isOfHome ? shared.secrets : new HostSecrets(shared.secrets, issuer);
-    const refreshTokens = new RefreshTokens({
-      store,
-      secrets,
-      emit: shared.emitOnce,
-      format: lifetimes.tokenFormat,
-    });
+    const format = lifetimes.tokenFormat;
+    const refreshTokens = new RefreshTokens({ store, secrets, emit: shared.emitOnce, format });
     const accessTokens = new AccessTokens({ ...options, keys, refreshTokens });
     this.revocations = revocations;
     this.antiCsrf = new AntiCsrf(secrets);

@@ -143,7 +143,7 @@ function callsByHost(choice: HostChoice) {
       isAdopted(given, options)
         ? needsHost("adopt")
         : ofExchange("sessions.adopt", given).adopt(
-            given as Exchange,
+            given,
             options as AdoptedSession,
           )) as ServerSessions["adopt"],
     reauthenticate: async (given, options) =>
@@ -344,7 +344,7 @@ function devicesOf(
 }
 
 /** @throws TypeError always */
-function needsHost(method: "issue" | "adopt" | "redeemTicket"): never {
+function needsHost(method: "issue" | "redeemTicket" | "adopt"): never {
   throw new TypeError(
     `sessions.${method}: with the option hosts, tokens and tickets belong to a host; use sessions.host("shop-a.example").${method}(…)`,
   );

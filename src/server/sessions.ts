@@ -263,7 +263,8 @@ export interface ServerSessions<Claims extends object = JsonObject, Given extend
   readonly auditLog: SessionAuditLog;
   /**
    * Returns the methods that create or take tokens of one host without a request of it. Only with the
-   * option `hosts`; `issue`, `redeemTicket`, and `adopt` without a response are refused on the sessions themselves then.
+   * option `hosts`; `issue`, `redeemTicket` and `adopt` without a response are then refused on the sessions
+   * themselves.
    *
    * @example
    * await sessions.host("shop-a.example").issue({ userId: "alice" });
@@ -271,15 +272,6 @@ export interface ServerSessions<Claims extends object = JsonObject, Given extend
    * @throws TypeError if the host is not listed, or the service has no option `hosts`
    */
   host(name: string): HostSessions<Claims, Given>;
-}
-
-/** What is done for one host of several, without a request; see `sessions.host`. */
-export interface HostSessions<Claims extends object = JsonObject, Given extends object = object>
-  extends Pick<ServerSessions<Claims, Given>, "issue" | "redeemTicket"> {
-  /** See `sessions.adopt` without a response. */
-  adopt(
-    options: NewSessionOptions<Given> & AdoptedFacts & IssueOptions,
-  ): Promise<IssuedSession<Claims>>;
 }
 
 /** Options of a session whose tokens are not written to a response. */
@@ -291,6 +283,15 @@ export interface IssueOptions {
    * base64url). The tokens must travel in headers. Default: the session is bound to no key.
    */
   readonly boundKey?: string | undefined;
+}
+
+/** What is done for one host of several, without a request; see `sessions.host`. */
+export interface HostSessions<Claims extends object = JsonObject, Given extends object = object>
+  extends Pick<ServerSessions<Claims, Given>, "issue" | "redeemTicket"> {
+  /** Trades a session of another system for a new one of this host; see `adopt` of the sessions. */
+  adopt(
+    options: NewSessionOptions<Given> & AdoptedFacts & IssueOptions,
+  ): Promise<IssuedSession<Claims>>;
 }
 
 /** A session and its tokens, to deliver outside of a response. */

@@ -5,6 +5,7 @@ import { join } from "node:path";
 import type { Meter, MeterProvider } from "@opentelemetry/api";
 import { openTelemetry, openTelemetryClient } from "rpc-session/otel";
 import { describe, expect, it, onTestFinished } from "vitest";
+import { sorted } from "../helpers/sorted.ts";
 
 const root = join(import.meta.dirname, "../..");
 const folder = join(root, "examples/monitoring");
@@ -106,9 +107,7 @@ describe("the page for whoever is on call", () => {
   it("feat:N6 docs/monitoring.md names every event of servers and of clients", () => {
     const monitoring = readFileSync(join(root, "docs/monitoring.md"), "utf8");
     const rows = [...monitoring.matchAll(/^\| `(\w+)` \| (?:info|warn|error) \|/gm)];
-    expect(rows.map(([, type]) => type).toSorted()).toEqual(
-      eventsIn("src/base/events.ts").toSorted(),
-    );
+    expect(sorted(rows.map(([, type]) => type))).toEqual(sorted(eventsIn("src/base/events.ts")));
     const ofClients = monitoring.slice(monitoring.indexOf("On the client, `onEvent`"));
     const missing = eventsIn("src/client/events.ts").filter(
       (type) => !ofClients.includes(`\`${type}\``),
