@@ -65,6 +65,11 @@ export function responseChanges(read: ReadHeader): HeaderChange[] {
   ];
 }
 
+/** Whether a response tells the SDK of a session that began, was refreshed or ended. */
+export function tellsOfSession(changes: readonly HeaderChange[]): boolean {
+  return changes.some(([name, value]) => name === "front-token" && value !== undefined);
+}
+
 /**
  * Describes a session to the SDK, which keeps it where scripts can read it: the user, when the access
  * token expires, and the claims of the option `clientClaims`. Returns undefined if nothing
