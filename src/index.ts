@@ -131,6 +131,7 @@ export type {
   StepUpDemand,
   VerifyingSessions,
 } from "./server/reading.ts";
+export type { DeviceEndpoints, DeviceRequest } from "./server/service/device.ts";
 export type { AdoptedFacts } from "./server/session/adopt.ts";
 export type {
   AuditEntry,
@@ -156,5 +157,6 @@ export type {
   SessionFacts,
 } from "./server/session/sign-in.ts";
 export type { ForkOptions } from "./server/session/successors.ts";
+export type { SessionTicket, TicketOptions } from "./server/session/tickets.ts";
 export type { IssuedSession, IssueOptions, ServerSessions } from "./server/sessions.ts";
 export { type KeepAliveOptions, keepAlive } from "./server/streams/keep-alive.ts";

@@ -45,6 +45,7 @@ import { readCacheLimits, type VerifiedCacheOptions } from "./jwt/verified-cache
 import type { CookieOptions } from "./request/cookie-options.ts";
 import { SessionCookies } from "./request/cookies.ts";
 import { readPageOrigins } from "./request/origins.ts";
+import { DeviceBinding } from "./server/authenticate/device.ts";
 import { type BindMode, Proofs, readBindMode } from "./server/authenticate/proofs.ts";
 import { Operations } from "./server/call/operations.ts";
 import type { ClientIp, Core, RefusalMessage } from "./server/core.ts";
@@ -249,8 +250,11 @@ export interface BindOptions {
   /**
    * Which sign-ins bind their session to a key; each can decide for itself. Default "preferred".
    *
-   * - `preferred`: those whose request has a proof. The tokens of such a session travel in headers.
-   * - `required`: all of them. A sign-in without a proof, or with tokens in cookies, is refused.
+   * - `preferred`: those whose request has a proof, with tokens in headers; and those of browsers that
+   *   register a key, with tokens in cookies, if you serve `dbscHandler` of `rpc-session/http`.
+   * - `required`: all of them. A sign-in without a proof is refused. With tokens in cookies, the browser
+   *   must prove its key within 5 minutes, or its session is not refreshed; without `dbscHandler` such
+   *   sign-ins are refused.
    * - `off`: none.
    */
   readonly mode?: BindMode;
@@ -308,6 +312,10 @@ export function readOptions(options: SessionsOptions): ResolvedOptions {
     telemetry,
     shownLength: claims.shownLength,
   });
+  const cookies = new SessionCookies(issuer, options.cookies);
+  const site = { issuer, sameSite: options.cookies?.sameSite };
+  const origins = readPageOrigins(options.origins, site);
+  const url = options.bind?.url ?? options.issuer;
   return {
     engine,
     events,
@@ -322,12 +330,14 @@ export function readOptions(options: SessionsOptions): ResolvedOptions {
       issuer: options.issuer,
       olderIssuers: options.olderIssuers ?? [],
       isOwnIssuer: isAnyOf([options.issuer, ...(options.olderIssuers ?? [])]),
-      cookies: new SessionCookies(issuer, options.cookies),
-      origins: readPageOrigins(options.origins, { issuer, sameSite: options.cookies?.sameSite }),
+      cookies,
+      origins,
       crossSite: readChoice("crossSite", options.crossSite, ["checked", "unchecked"]),
-      proofs: new Proofs({
-        mode: readBindMode("bind.mode", options.bind?.mode),
-        url: options.bind?.url ?? options.issuer,
+      proofs: new Proofs({ mode: readBindMode("bind.mode", options.bind?.mode), url }),
+      device: new DeviceBinding({
+        base: readIssuer(url, "bind.url"),
+        cookies: cookies.plan,
+        origins,
       }),
       antiCsrf: readChoice("antiCsrf", options.antiCsrf, ["off", "token"]),
       browserHeaderTransport: options.browserHeaderTransport ?? false,
@@ -446,6 +456,7 @@ function readEngineOptions(
   const { issuer, audience, bind = {} } = options;
   assertMembers("bind", bind, { mode: 0, onMismatch: 0, url: 0 });
   return {
+    mayRequire: bind.mode === "required",
     onMismatch: readChoice("bind.onMismatch", bind.onMismatch, ["refuse", "revoke"]),
     issuer,
     older: readOlderIssuers(options.olderIssuers, { issuer, audience }),

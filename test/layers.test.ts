@@ -67,6 +67,7 @@ const doors: Readonly<Record<string, "all" | Readonly<Record<string, string>>>> 
     "issuer-keys.ts": "verifySessions and back-channel logout read the keys of others",
     "logout-token.ts": "back-channel logout",
     "dpop.ts": "the server checks proofs of possession",
+    "dbsc.ts": "the server checks proofs of browsers",
     "verified-cache.ts": "main",
     "strict-parse.ts":
       "the engine reads claims from JSON as strictly as from a token; the server tells tokens of others",
@@ -76,6 +77,7 @@ const doors: Readonly<Record<string, "all" | Readonly<Record<string, string>>>> 
     "cookies.ts": "main",
     "cookie-options.ts": "options of createSessions",
     "origins.ts": "options of createSessions, and the check of each request",
+    "proof-cookie.ts": "the cookies of sessions that are bound to a browser",
   },
   engine: {
     "engine.ts": "main",
@@ -95,6 +97,7 @@ const doors: Readonly<Record<string, "all" | Readonly<Record<string, string>>>> 
     "refresh/refresh.ts": "the server passes refreshed tokens to the response",
     "refresh/format.ts": "the server and the commands recognise refresh tokens",
     "refresh/nonces.ts": "the server checks proofs of possession",
+    "refresh/device.ts": "the server checks proofs of browsers",
     "refresh/rule.ts": "the contract of a store holds its write against the rule",
     "refresh/token.ts": "the server proves refresh tokens in requests",
     "revocation/check.ts": "options of createSessions and of methods",
@@ -118,6 +121,8 @@ const doors: Readonly<Record<string, "all" | Readonly<Record<string, string>>>> 
     "reading.ts": "sessions.getSession and verifySessions",
     "sessions.ts": "createSessions builds it",
     "authenticate/proofs.ts": "options of createSessions and of verifySessions",
+    "authenticate/device.ts": "options of createSessions",
+    "service/device.ts": "the endpoints that rpc-session/http serves",
     "call/call.ts": "verifySessions",
     "call/operations.ts": "createSessions closes when its operations are over",
     "call/exchange.ts": "the public type of an exchange, which rpc-session/http creates",
@@ -134,6 +139,7 @@ const doors: Readonly<Record<string, "all" | Readonly<Record<string, string>>>> 
     "session/handle.ts": "createSessions builds it",
     "session/sign-in.ts": "public types",
     "session/successors.ts": "public types",
+    "session/tickets.ts": "public types",
     "streams/keep-alive.ts": "the public function keepAlive",
   },
   http: {

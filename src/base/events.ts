@@ -130,13 +130,14 @@ export type SessionEvent =
   /**
    * A valid refresh token of a bound session was refused, because the request did not prove the session's
    * key. Either somebody else has the token, or the client has lost its key. `why` is `missing` if there
-   * was no proof, and `otherKey` if another key was proven.
+   * was no proof, and `otherKey` if another key was proven. Of a browser (DBSC) it may also be `stale`, a
+   * proof that was made for another refresh, or `skipped`, if the browser could make none now.
    */
   | {
       readonly type: "proofRefused";
       readonly sessionId: string;
       readonly userId: string;
-      readonly why: "missing" | "otherKey";
+      readonly why: "missing" | "otherKey" | "stale" | "skipped";
     }
   /** The store was restored to a state older than its tokens, and the session was moved forward. */
   | {

@@ -10,6 +10,7 @@ import {
 } from "../base/telemetry.ts";
 import type { TokenTransport } from "../base/wire.ts";
 import type { AccessToken, AccessTokens } from "./access-tokens.ts";
+import { type Adopted, Adoptions, adoptedBefore, type ForeignTimes } from "./adoption/once.ts";
 import type { AuditLog } from "./audit/log.ts";
 import type { ShownLength } from "./claims.ts";
 import type { Lifetimes, SessionLife } from "./lifetimes.ts";
@@ -59,20 +60,6 @@ export interface Creation {
   readonly adopted?: Adopted;
 }
 
-/** What a session takes over from another system. See `Adoptions`, which makes sure that it does so once. */
-export interface Adopted {
-  /** The id of the new session. */
-  readonly id: string;
-  /** When the session began there; null for now. */
-  readonly createdAt: number | null;
-  /** When its user authenticated; null for now. */
-  readonly authTime: number | null;
-  /** When the new session ends at the latest. */
-  readonly endsBy: number;
-  /** The session that it replaces, which must be live: its tokens may have been lost. Null for none. */
-  readonly retakes: string | null;
-}
-
 /** The session from which another one is derived. */
 export interface Origin {
   /** Its id; it must be live. */
@@ -81,6 +68,7 @@ export interface Origin {
   readonly lineage: string;
   /** The key that it is bound to; null for none. */
   readonly boundKey: string | null;
+  readonly transport: TokenTransport;
   /** Its `version` when the inherited values were read. */
   readonly version: number;
   /** When its user authenticated; null for now. */
@@ -105,6 +93,8 @@ interface CreatorOptions {
   readonly refreshTokens: RefreshTokens;
   readonly nonces: Nonces;
   readonly lifetimes: Lifetimes;
+  /** By how many milliseconds the clock of another system may be ahead. */
+  readonly clockSkew: number;
   /** Sessions per user; null or absent for any number. */
   readonly limit?: SessionLimit | null;
   readonly shownLength?: ShownLength;
@@ -116,12 +106,41 @@ interface CreatorOptions {
 
 type Kept = Extract<Inserted, { readonly record: SessionRecord }> & Pick<Beginning, "root">;
 
+/** The content of a new session, before it is known which one it replaces. */
+export type NewCreation = Omit<Creation, "replaces">;
+
 /** Creates sessions. */
 export class SessionCreator {
   readonly #options: CreatorOptions;
+  readonly #adoptions: Adoptions;
 
   constructor(options: CreatorOptions) {
     this.#options = options;
+    this.#adoptions = new Adoptions(options);
+  }
+
+  /**
+   * Creates a session that continues one of another system, unless that was done before.
+   *
+   * @param makeRoom ends former sessions, and returns the one that ends with the beginning of the new one.
+   * Receives the session of a former trade, if that has to end
+   * @throws SessionError `unauthorized` if it was done before, or the other session is too old; else as
+   * `create` does
+   * @throws TypeError also if a time lies in the future
+   */
+  adopt(
+    creation: NewCreation,
+    foreign: ForeignTimes,
+    makeRoom: (retakes: string | null) => Promise<string | null>,
+  ): Promise<Created> {
+    const { userId, tenantId, externalId, life, boundKey = null } = creation;
+    const { issuer = "", sid = "" } = externalId ?? {};
+    const absolute = life?.absolute ?? this.#options.lifetimes.absolute;
+    const session = { ...foreign, issuer, sid, userId, tenantId, boundKey, absolute };
+    return this.#adoptions.once(session, async (adopted) => {
+      const replaces = await makeRoom(adopted.retakes);
+      return this.create({ ...creation, adopted, replaces });
+    });
   }
 
   /**
@@ -184,10 +203,21 @@ export class SessionCreator {
   }
 
   /** @throws SessionError `unauthorized` */
-  async #assertProven({ from, provenKey, boundKey = null }: Creation): Promise<void> {
+  async #assertProven({ from, replaces, provenKey, boundKey = null }: Creation): Promise<void> {
     const { nonces, revocations } = this.#options;
     if (from === undefined || from.boundKey === null) {
       return;
+    }
+    if (from.transport === "cookie") {
+      // A browser proves its key for refreshes alone. A replacement keeps the key, so it loosens nothing.
+      if (replaces === from.session && boundKey === from.boundKey) {
+        return;
+      }
+      throw new SessionError("forbidden", "PROOF_REQUIRED", {
+        message:
+          'a session that is bound to a browser (DBSC) cannot be forked: a copied cookie could make itself a session that lasts; sign users in with bind: "off" where you fork their sessions',
+        sessionId: from.session,
+      });
     }
     if (from.boundKey !== provenKey) {
       const nonce = await nonces.mint(revocations.storeNow());
@@ -308,13 +338,6 @@ export class SessionCreator {
       .catch(storeFailed);
     return { ...written, record: liveOf(record.id, written) };
   }
-}
-
-/** The error for a session of another system that was adopted before. */
-export function adoptedBefore(): SessionError {
-  return new SessionError("unauthorized", "SESSION_REVOKED", {
-    message: "the session of the other system was adopted before; sign in again",
-  });
 }
 
 function operationOf({ from, replaces, adopted }: Creation): ObservedOperation {

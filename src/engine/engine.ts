@@ -14,8 +14,6 @@ import {
 } from "../jwt/verified-cache.ts";
 import { type AccessTokenVerifier, createAccessTokenVerifier } from "../jwt/verifier.ts";
 import { AccessTokens, type Reissued, Reissuer } from "./access-tokens.ts";
-import { Adoptions } from "./adoption/once.ts";
-import { AntiCsrf } from "./anti-csrf.ts";
 import { type AuditLog, type AuditLogOptions, createAuditLog, type EndCause } from "./audit/log.ts";
 import type { ShownLength } from "./claims.ts";
 import { SessionCreator } from "./create.ts";
@@ -25,9 +23,12 @@ import { EngineSecrets, oncePerSecret, type TrustedSecrets } from "./keys/secret
 import { openKeys, type SigningKeys, StoredSigningKeys } from "./keys/stored.ts";
 import { type Lifetimes, maxAccessLife } from "./lifetimes.ts";
 import { isLive, livePages } from "./liveness.ts";
+import { AntiCsrf } from "./macs/anti-csrf.ts";
+import { Tickets } from "./macs/tickets.ts";
 import { RowReads, storeFailed } from "./reach.ts";
 import { RecordUpdates } from "./records.ts";
 import { Confirmations } from "./refresh/confirmations.ts";
+import { DeviceValues } from "./refresh/device.ts";
 import { Nonces } from "./refresh/nonces.ts";
 import { type OnMismatch, Refresher } from "./refresh/refresh.ts";
 import { RefreshTokens } from "./refresh/token.ts";
@@ -68,6 +69,8 @@ export interface EngineOptions {
   readonly limit?: SessionLimit | null;
   /** Default "refuse". */
   readonly onMismatch?: OnMismatch;
+  /** Whether sessions in cookies may have to be bound. Default false. */
+  readonly mayRequire?: boolean;
   /** How far `iat` and `nbf` may lie in the future. */
   readonly clockSkew: number;
   /** Default 5000. */
@@ -100,9 +103,11 @@ export class Engine {
   readonly antiCsrf: AntiCsrf;
   /** The nonces of proofs of possession. */
   readonly nonces: Nonces;
+  /** The challenges and proofs of device bound sessions. */
+  readonly device: DeviceValues;
+  readonly tickets: Tickets;
   readonly refreshTokens: RefreshTokens;
   readonly creator: SessionCreator;
-  readonly adoptions: Adoptions;
   readonly refresher: Refresher;
   readonly updates: RecordUpdates;
   /** The state of all secrets. */
@@ -143,21 +148,18 @@ export class Engine {
       onLoss: () => this.#restorer.begin(),
       ...(options.telemetry && { telemetry: options.telemetry }),
     });
-    const refreshTokens = new RefreshTokens({
-      store,
-      secrets,
-      emit: emitOnce,
-      format: lifetimes.tokenFormat,
-    });
+    const format = lifetimes.tokenFormat;
+    const refreshTokens = new RefreshTokens({ store, secrets, emit: emitOnce, format });
     const accessTokens = new AccessTokens({ ...options, keys, refreshTokens });
     this.revocations = revocations;
     this.antiCsrf = new AntiCsrf(secrets);
     this.nonces = new Nonces(secrets);
+    this.device = new DeviceValues(secrets);
+    this.tickets = new Tickets({ secrets, store, load: (id) => this.load(id) });
     this.refreshTokens = refreshTokens;
     const audit = createAuditLog(options.auditLog, options);
     const parts = { secrets, revocations, accessTokens, refreshTokens, audit, nonces: this.nonces };
     this.creator = new SessionCreator({ ...options, ...parts });
-    this.adoptions = new Adoptions({ ...options, revocations });
     this.refresher = new Refresher({ ...options, ...parts });
     this.updates = new RecordUpdates({ ...options, revocations, accessTokens, audit });
     this.verify = createAccessTokenVerifier({

@@ -143,6 +143,10 @@ export function verifiedSessionOf(claims: TokenClaims, read: JsonObject): Verifi
   };
 }
 
+function boundIn({ boundKey, transport }: SessionRecord): Pick<Device, "bound"> {
+  return (boundKey ?? null) === null ? {} : { bound: transport === "cookie" ? "dbsc" : "dpop" };
+}
+
 /** @param claims the claims as the schema returned them */
 export function sessionInfoOf(record: SessionRecord, claims: JsonObject | undefined): SessionInfo {
   return {
@@ -159,7 +163,7 @@ export function sessionInfoOf(record: SessionRecord, claims: JsonObject | undefi
     expiresAt: new Date(record.expiresAt),
     tokenTransport: record.transport,
     boundKey: record.boundKey ?? undefined,
-    device: record.device,
+    device: { ...record.device, ...boundIn(record) },
     externalId: record.externalId ?? undefined,
   };
 }

@@ -13,6 +13,13 @@ export interface Device {
   readonly ip?: string;
   /** The label that was passed to the sign-in. */
   readonly label?: string;
+  /** "required" if the sign-in demands that the session is bound to a key of the browser. */
+  readonly bind?: "required";
+  /**
+   * How the session is bound to a key of the device: by DPoP or by DBSC. Absent if it is not. Shown by
+   * `info()`, and not stored.
+   */
+  readonly bound?: "dpop" | "dbsc";
 }
 
 /**
@@ -699,8 +706,8 @@ export interface SessionStore {
 
   /**
    * Removes sessions that were revoked more than 24 h ago, sessions that expired more than 24 h ago,
-   * entries of the change log that are older than 2 h, and entries of the audit log whose time to be kept
-   * is over: at most `limit` of each, and nothing else.
+   * entries of the change log that are older than 2 h, leases that have ended, and entries of the audit
+   * log whose time to be kept is over: at most `limit` of each, and nothing else.
    * An expired session may stay for another 4 h. Does not wait for locks; rows that others are
    * writing are left for later.
    *

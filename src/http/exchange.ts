@@ -211,8 +211,8 @@ function exchangeOf(
   }));
 }
 
-/** Copies the headers of a request. Those of HTTP/2 that begin with a colon are not headers. */
-function headersOf({ headers }: NodeExchangeRequest): Headers {
+/** Copies the headers of a request of Node.js. Those of HTTP/2 that begin with a colon are not headers. */
+export function headersOf({ headers }: Pick<NodeExchangeRequest, "headers">): Headers {
   const copied = new Headers();
   for (const [name, value] of Object.entries(headers)) {
     for (const one of name.startsWith(":") || value === undefined ? [] : [value].flat()) {

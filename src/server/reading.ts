@@ -27,7 +27,7 @@ import {
   readExchange,
 } from "./call/exchange.ts";
 import { createGate, createGateAlone, enterSession, type RequestGate } from "./call/gate.ts";
-import { assertConnectRunsGates, assertRunsGates } from "./call/gates-run.ts";
+import { assertConnectRunsGates, assertRequestChecked, assertRunsGates } from "./call/gates-run.ts";
 import { createInterceptor } from "./call/interceptor.ts";
 import type { VerifyingCore } from "./core.ts";
 import { noDemands } from "./policy/demands.ts";
@@ -263,11 +263,7 @@ function sessionIn<S extends VerifiedSession>(
   if (!call.admitted && call.session === undefined) {
     throw unprotected(key, context);
   }
-  if (call.unchecked && call.session !== undefined) {
-    throw misuse(
-      `nothing checks the condition of ${procedureOf(context.method)}, which reads the request; add sessions.interceptor to the router besides sessions.requestGate, or wrap the options of the adapter in sessions.protect()`,
-    );
-  }
+  assertRequestChecked(call);
   if (call.unreadable !== undefined) {
     const procedure = procedureOf(context.method);
     throw refuseCall(core, call, { error: call.unreadable, procedure });
@@ -355,6 +351,7 @@ function getSessionWith<S extends VerifiedSession>(
     const foreignBearer = readChoice("foreignBearer", options.foreignBearer, ["refuse", "ignore"]);
     const crossSite = readChoice("crossSite", options.crossSite, ["checked", "navigations"]);
     const { call, context } = callOfExchange(core, key, exchange);
+    assertRequestChecked(call);
     assertOwnCookies(call, callOfOther(key, context.values));
     if (call.written !== undefined && call.session !== undefined) {
       // The response already carries the tokens of another session than the request.

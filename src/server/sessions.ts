@@ -6,11 +6,12 @@ import type { JsonObject } from "../base/json.ts";
 import type { TokenTransport } from "../base/wire.ts";
 import type { RevokeCause } from "../engine/audit/log.ts";
 import type { Created } from "../engine/create.ts";
-import type { Session } from "../engine/session.ts";
+import type { Session, SessionInfo } from "../engine/session.ts";
 import { checkChange, checkCrossSite } from "../request/origins.ts";
 import { type Call, type CallKey, callOf, callOfExchange, createCallKey } from "./call/call.ts";
 import { type ClientContext, type Exchange, isRpc, readExchange } from "./call/exchange.ts";
 import { enterSession } from "./call/gate.ts";
+import { assertRequestChecked } from "./call/gates-run.ts";
 import type { Core } from "./core.ts";
 import { noDemands } from "./policy/demands.ts";
 import { type ClaimRules, type Policies, procedureOf } from "./policy/policy.ts";
@@ -18,6 +19,7 @@ import { ClaimSources } from "./policy/sources.ts";
 import { registerService, serviceOptions } from "./protect.ts";
 import { createVerifyingSessions, unprotected, type VerifyingSessions } from "./reading.ts";
 import { failCall, misuse, refuseCall } from "./response/errors.ts";
+import { type DeviceEndpoints, serveDevices } from "./service/device.ts";
 import { createSessionService, signOut } from "./service/service.ts";
 import { type AdoptedFacts, type AdoptedSession, isAdopted, readAdopted } from "./session/adopt.ts";
 import { auditLogOf, type SessionAuditLog } from "./session/audit.ts";
@@ -47,6 +49,12 @@ import {
   signIn,
 } from "./session/sign-in.ts";
 import { type ForkOptions, fork, reauthenticate } from "./session/successors.ts";
+import {
+  createTicket,
+  redeemTicket,
+  type SessionTicket,
+  type TicketOptions,
+} from "./session/tickets.ts";
 
 /**
  * The server side of sessions over Connect. `createSessions` returns this and more.
@@ -217,6 +225,40 @@ export interface ServerSessions<Claims extends object = JsonObject, Given extend
    * first, as `reauthenticate` does
    */
   fork(exchange: Exchange, options?: ForkOptions): Promise<IssuedSession<Claims>>;
+  /**
+   * Offers Device Bound Session Credentials at sign-ins from now on, and returns their endpoints.
+   * `dbscHandler` of `rpc-session/http` calls it, so that nothing is offered that nobody serves.
+   * @param path the path of the endpoints, such as "/dbsc"
+   * @throws TypeError if the path is wrong, or the cookies are partitioned
+   */
+  dbsc(path: string): DeviceEndpoints;
+  /**
+   * Creates a ticket for the session of this call, where its tokens cannot go: a WebSocket, or a download
+   * from another host. Whoever has the ticket may redeem it once, on any server that shares the store.
+   * Nothing is written to the response or to the store. Reads the session from the store.
+   *
+   * @example
+   * const { ticket } = await sessions.ticket(context, { purpose: "download", within: "30s" });
+   * @throws ConnectError `Unauthenticated` if the session is bound to a key that the call has not proven;
+   * otherwise as `require` does. Outside RPCs it reads the session first, as `fork` does
+   */
+  ticket(exchange: Exchange, options: TicketOptions): Promise<SessionTicket>;
+  /**
+   * Redeems a ticket: returns its session, once. The session must still be live in the store. Checks no
+   * policy. Writes nothing to a response.
+   *
+   * @example
+   * const { userId } = await sessions.redeemTicket(ticket, { purpose: "download" });
+   * @param ticket what the request sent, checked or not
+   * @throws SessionError `unauthorized` for a ticket of another purpose or service, one that was used or
+   * has expired, and one whose session is over; `unavailable` for an outage, after which the ticket may
+   * count as used
+   * @throws TypeError if the purpose is not valid
+   */
+  redeemTicket(
+    ticket: string | null | undefined,
+    options: Pick<TicketOptions, "purpose">,
+  ): Promise<SessionInfo<Claims>>;
   /** What happened to the sessions of a user; see the option `auditLog`. */
   readonly auditLog: SessionAuditLog;
 }
@@ -260,6 +302,7 @@ function callsOf(core: Core, key: CallKey, policies: Policies) {
       throw unprotected(key, exchange);
     }
     const call = callOf(core, key, exchange);
+    assertRequestChecked(call);
     try {
       return await work(call, exchange);
     } catch (error) {
@@ -292,7 +335,20 @@ function callsOf(core: Core, key: CallKey, policies: Policies) {
     }
   };
 
-  return { onCall, enter };
+  /** Runs work on a call that has its session, and that another site must not cause. */
+  const onSession = <T>(
+    { given, method }: { readonly given: unknown; readonly method: string },
+    work: (call: Call) => Promise<T>,
+  ): Promise<T> =>
+    onCall({ given, method }, async (call, context) => {
+      if (!isRpc(context)) {
+        checkChange(core, call, { method });
+      }
+      await enter(call, context, false);
+      return work(call);
+    });
+
+  return { onCall, onSession, enter };
 }
 
 /** Notices that users sign in although their clients could not refresh here. */
@@ -331,7 +387,7 @@ export function createServerSessions(given: Core, policies: Policies): ServerSes
   const service = createSessionService(core, key, () => registration.registered());
   const verifying = createVerifyingSessions(core, { key, policies, service });
   const { requestGate, interceptor } = verifying;
-  const { onCall, enter } = callsOf(core, key, policies);
+  const { onCall, onSession, enter } = callsOf(core, key, policies);
   const run = <T>(work: () => Promise<T>): Promise<T> => core.operations.run(work);
 
   return {
@@ -373,16 +429,13 @@ export function createServerSessions(given: Core, policies: Policies): ServerSes
         return signOut(core, call, "");
       });
     },
-    fork: (given, options = {}) => {
-      const method = "sessions.fork";
-      return onCall({ given, method }, async (call, context) => {
-        if (!isRpc(context)) {
-          checkChange(core, call, { method });
-        }
-        await enter(call, context, false);
-        return toIssued(core, await fork(core, call, options));
-      });
-    },
+    fork: (given, options = {}) =>
+      onSession({ given, method: "sessions.fork" }, async (call) =>
+        toIssued(core, await fork(core, call, options)),
+      ),
+    ticket: (given, options) =>
+      onSession({ given, method: "sessions.ticket" }, (call) => createTicket(core, call, options)),
+    redeemTicket: (ticket, options) => run(() => redeemTicket(core, ticket, options)),
     // Sessions by id, by user and by tenant.
     check: ((given: ConnectRouter | string, rules: ClaimRules) =>
       typeof given === "object"
@@ -400,6 +453,7 @@ export function createServerSessions(given: Core, policies: Policies): ServerSes
     revokeAll: (options, cause) => run(() => revokeByOwner(core, options, cause)),
     revokeWhere: (condition, cause) =>
       run(() => revokeWhere(core, condition as SessionCondition, cause)),
+    dbsc: (path) => serveDevices(core, path),
     auditLog: core.operations.tracked(auditLogOf(core)),
   };
 }

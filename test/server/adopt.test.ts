@@ -542,6 +542,19 @@ describe("feat:O7 sec:R20 an adoption whose answer is lost", () => {
     expect(await here.find(session.id)).toBeDefined();
   });
 
+  it("is repeated with the key that the first session is bound to, and not without", async () => {
+    const { here, there, clock, given } = await createWorld();
+    const boundKey = "A".repeat(43);
+    const { session } = await here.adopt({ ...given, boundKey });
+    clock.advance("10s");
+    for (const other of [{}, { boundKey: `B${"A".repeat(42)}` }]) {
+      await expect(there.adopt({ ...given, ...other })).rejects.toMatchObject(before);
+    }
+    expect(await here.find(session.id)).toBeDefined();
+    const { session: next } = await there.adopt({ ...given, boundKey });
+    expect((await here.find(next.id))?.boundKey).toBe(boundKey);
+  });
+
   it("replaces a session that the request does present, too", async () => {
     const { here, there, clock, given } = await createWorld();
     const { session, tokens } = await here.adopt({ ...given, transport: "cookie" });

@@ -47,6 +47,7 @@ describe("feat:B16 a wrong argument is named, and the message says what to pass"
     ["adopt", (x) => sessions.adopt(x, { userId: "alice", externalId, createdAt })],
     ["reauthenticate", (x) => sessions.reauthenticate(x)],
     ["fork", (x) => sessions.fork(x)],
+    ["ticket", (x) => sessions.ticket(x, { purpose: "download" })],
     ["signOut", (x) => sessions.signOut(x)],
   ];
   it.each(given)("%s, instead of an exchange", async (_, value, name, helper) => {

@@ -2,7 +2,6 @@ import { durationOf } from "../../base/checks.ts";
 import { randomId, sha256 } from "../../base/crypto.ts";
 import { SessionError } from "../../base/errors.ts";
 import type { SessionEventListener } from "../../base/events.ts";
-import { type Adopted, adoptedBefore, type Created } from "../create.ts";
 import type { Lifetimes } from "../lifetimes.ts";
 import { storeFailed } from "../reach.ts";
 import type { RevocationLog } from "../revocation/log.ts";
@@ -23,8 +22,24 @@ interface Foreign extends ForeignTimes {
   readonly sid: string;
   readonly userId: string;
   readonly tenantId: string | null;
+  /** The key that the new session is bound to; null for none. */
+  readonly boundKey: string | null;
   /** The longest time that a session may live, from `createdAt` on. */
   readonly absolute: number;
+}
+
+/** What a session takes over from another system. See `Adoptions`, which makes sure that it does so once. */
+export interface Adopted {
+  /** The id of the new session. */
+  readonly id: string;
+  /** When the session began there; null for now. */
+  readonly createdAt: number | null;
+  /** When its user authenticated; null for now. */
+  readonly authTime: number | null;
+  /** When the new session ends at the latest. */
+  readonly endsBy: number;
+  /** The session that it replaces, which must be live: its tokens may have been lost. Null for none. */
+  readonly retakes: string | null;
 }
 
 interface AdoptionParts {
@@ -70,7 +85,7 @@ export class Adoptions {
    * @throws SessionError `unauthorized` if the other session was adopted before, or is too old
    * @throws TypeError if a time lies in the future
    */
-  async once(foreign: Foreign, create: (adopted: Adopted) => Promise<Created>): Promise<Created> {
+  async once<T>(foreign: Foreign, create: (adopted: Adopted) => Promise<T>): Promise<T> {
     const { store } = this.#parts;
 
     // 1. It must still live by the rules of this service.
@@ -104,14 +119,14 @@ export class Adoptions {
   }
 
   /** Trades it again, if the answer to the first trade may have been lost. */
-  async #repeat(
+  async #repeat<T>(
     foreign: Foreign,
     adopted: Adopted,
     trade: {
-      readonly create: (adopted: Adopted) => Promise<Created>;
+      readonly create: (adopted: Adopted) => Promise<T>;
       readonly takes: (holder: string, ttl: number) => Promise<boolean>;
     },
-  ): Promise<Created> {
+  ): Promise<T> {
     const { store, lifetimes } = this.#parts;
     const { issuer, sid } = foreign;
     // 1. The session of the first trade must be there, and its client must not have shown its tokens.
@@ -171,6 +186,13 @@ export class Adoptions {
   }
 }
 
+/** The error for a session of another system that was adopted before. */
+export function adoptedBefore(): SessionError {
+  return new SessionError("unauthorized", "SESSION_REVOKED", {
+    message: "the session of the other system was adopted before; sign in again",
+  });
+}
+
 /** The name of the lease of a session of another system. It shows neither the system nor the session. */
 async function leaseName({ issuer, sid }: Foreign): Promise<string> {
   return `adopted:${await sha256(JSON.stringify([issuer, sid]))}`;
@@ -179,7 +201,7 @@ async function leaseName({ issuer, sid }: Foreign): Promise<string> {
 /**
  * Whether a session is that of a first trade whose answer may have been lost: made so long ago that its
  * client has given up, but not much longer, and its tokens have not been seen. Successors and forks of
- * it, and sessions of a sign-in, are not.
+ * it, and sessions of a sign-in, are not. One that is bound to a key is replaced only with that key.
  */
 function isUnanswered(
   record: SessionRecord,
@@ -194,6 +216,7 @@ function isUnanswered(
     record.createdAt === foreign.createdAt &&
     record.userId === foreign.userId &&
     record.tenantId === foreign.tenantId &&
+    (record.boundKey ?? null) === foreign.boundKey &&
     age >= lifetimes.clientTimeout &&
     age < repeatedWithin
   );

@@ -2,7 +2,7 @@ import { assertId, assertMembers, readChoice } from "../../base/checks.ts";
 import { SessionError } from "../../base/errors.ts";
 import { header, type TokenTransport } from "../../base/wire.ts";
 import type { ForeignTimes } from "../../engine/adoption/once.ts";
-import type { Created, Creation } from "../../engine/create.ts";
+import type { Created, NewCreation } from "../../engine/create.ts";
 import type { Engine } from "../../engine/engine.ts";
 import { type OwnLifetimes, readOwnLifetimes } from "../../engine/lifetimes.ts";
 import type { Session } from "../../engine/session.ts";
@@ -75,18 +75,18 @@ export interface IssuedTokens {
 /** The option that decides whether a sign-in binds its session to a key. */
 export interface BindOption {
   /**
-   * Whether the session is bound to the key of the client's proof (DPoP, RFC 9449). It can be stricter
-   * than the option `bind` of the service, and looser. Default: as the service.
+   * Whether the session is bound to a key: that of the client's proof (DPoP, RFC 9449) or, with tokens in
+   * cookies, that of the browser (DBSC). It can be stricter than the option `bind` of the service, and
+   * looser. Default: as the service.
    *
-   * - `preferred`: if the request has a proof.
-   * - `required`: a request without a proof is refused, as is one that wants its tokens in cookies.
+   * - `preferred`: if the request has a proof, or the browser registers a key.
+   * - `required`: a request without a proof is refused. With tokens in cookies, the browser must prove its
+   *   key within 5 minutes (`dbscHandler` of `rpc-session/http`), or the session is not refreshed; this works
+   *   only if the service has the same mode.
    * - `off`: never.
    */
   readonly bind?: BindMode;
 }
-
-/** The content of a new session, before it is known which one it replaces. */
-type NewCreation = Omit<Creation, "replaces">;
 
 /** Options of a new session; the schema checks its claims at run time. */
 type UntypedOptions = SessionFacts & { readonly claims?: object };
@@ -138,7 +138,6 @@ export async function signIn(
   const { afterRedirect, bind, ...facts } = options ?? {};
   const isRedirected = checkRequest(core, call, context, { method, afterRedirect });
   const given = await readNewSession(core, facts);
-  const device = { ...deviceOf(core, context), ...given.device };
   assertNotCommitted(call, method);
 
   // 2. Choose how the tokens travel. A browser that follows a redirect keeps only cookies.
@@ -159,6 +158,10 @@ export async function signIn(
   // 3. The key that the session is bound to.
   const mode = bind === undefined ? core.proofs.mode : readBindMode("bind", bind);
   const boundKey = await keyToBind(core, call, { mode, transport });
+  const device: Device = {
+    ...{ ...deviceOf(core, context), ...given.device },
+    ...(mode === "required" && transport === "cookie" && { bind: mode }),
+  };
 
   // 4. Cookies are only set or expired for this service's own pages. An app that wants headers leaves
   // cookies alone: they may be those of its WebView.
@@ -179,15 +182,18 @@ export async function signIn(
   // 6. Create the session; one of another system is traded once. The former session ends in the same
   // transaction. The others end before: copies of a cookie may belong to several sessions.
   const creation = { ...given, device, transport, boundKey };
-  const created = await endOwn(call, () =>
-    createOnce(core, { creation, foreign }, async (retakes) => {
-      const rest = former.filter((id) => id !== retakes);
-      const [replaces = null, ...others] = retakes === null ? rest : [retakes, ...rest];
-      for (const other of others) {
-        await engine.revoke(other, "replaced");
-      }
-      return replaces;
-    }),
+  const makeRoom = async (retakes: string | null) => {
+    const rest = former.filter((id) => id !== retakes);
+    const [replaces = null, ...others] = retakes === null ? rest : [retakes, ...rest];
+    for (const other of others) {
+      await engine.revoke(other, "replaced");
+    }
+    return replaces;
+  };
+  const created = await endOwn(call, async () =>
+    foreign === undefined
+      ? engine.creator.create({ ...creation, replaces: await makeRoom(null) })
+      : engine.creator.adopt(creation, foreign, makeRoom),
   );
 
   // 7. Write its tokens. From now on it is the session of this call.
@@ -195,33 +201,10 @@ export async function signIn(
     expireCookies(core, call);
   }
   await writeCreated(core, call, engine, created);
-  return enterCreated(core, call, created);
-}
-
-/**
- * Creates a session. If it continues one of another system, that was not traded before.
- *
- * @param makeRoom ends former sessions, and returns the one that ends with the beginning of the new one.
- * Receives the session of a former trade, which has to end
- * @throws SessionError TypeError
- */
-async function createOnce(
-  core: Core,
-  { creation, foreign }: Continuing & { readonly creation: NewCreation },
-  makeRoom: (retakes: string | null) => Promise<string | null>,
-): Promise<Created> {
-  const engine = await core.engine();
-  if (foreign === undefined) {
-    return engine.creator.create({ ...creation, replaces: await makeRoom(null) });
+  if (mode !== "off" && transport === "cookie") {
+    await core.device.offer(engine, call, created.record);
   }
-  const { userId, tenantId, externalId, life } = creation;
-  const { issuer = "", sid = "" } = externalId ?? {};
-  const absolute = life?.absolute ?? core.lifetimes.absolute;
-  return engine.adoptions.once(
-    { ...foreign, issuer, sid, userId, tenantId, absolute },
-    async (adopted) =>
-      engine.creator.create({ ...creation, adopted, replaces: await makeRoom(adopted.retakes) }),
-  );
+  return enterCreated(core, call, created);
 }
 
 /**
@@ -236,13 +219,21 @@ async function keyToBind(
   if (mode === "off") {
     return null;
   }
+  if (transport === "cookie" && mode === "required" && core.proofs.mode !== "required") {
+    throw new TypeError(
+      'sessions.create: with tokens in cookies, bind: "required" works only where it is the option of the service; set bind.mode to "required", and bind: "preferred" at the other sign-ins',
+    );
+  }
   const engine = await core.engine();
+  if (transport === "cookie" && core.device.isOffered) {
+    return null; // the browser registers a key later
+  }
   const key = transport === "header" ? await core.proofs.prove(engine, call, undefined) : undefined;
   if (key === undefined && mode === "required") {
     const why =
       transport === "header"
         ? "This sign-in binds its session to a key; send a proof (DPoP) with it."
-        : "This sign-in binds its session to a key, which needs tokens in headers.";
+        : "This sign-in binds its session to a key, which needs tokens in headers, or dbscHandler at a service with https.";
     throw await proofError(engine, "PROOF_REQUIRED", why);
   }
   return key ?? null;
@@ -319,8 +310,11 @@ export async function issue(
     );
   }
   const transport = readTransport(options.transport);
+  const engine = await core.engine();
   const creation = { ...given, transport, boundKey: readBoundKey(boundKey, transport) ?? null };
-  return createOnce(core, { creation, foreign }, async (retakes) => retakes);
+  return foreign === undefined
+    ? engine.creator.create({ ...creation, replaces: null })
+    : engine.creator.adopt(creation, foreign, async (retakes) => retakes);
 }
 
 /** @throws TypeError if it is not a thumbprint, or the tokens travel in cookies */
@@ -527,7 +521,7 @@ export async function writeCreated(
   const { record } = created;
   const byCookie = record.transport === "cookie";
   try {
-    await writeTokens(core, call.responseHeader, {
+    await writeTokens(core, call, {
       ...created,
       event: "created",
       antiCsrf:

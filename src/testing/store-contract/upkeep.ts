@@ -203,6 +203,20 @@ export const pruneRules: Rules = {
     assert.equal((await store.changes(undefined, 90 * hour)).entries.length, many);
   },
 
+  async "prune drops only leases that have ended"({ store, clock }) {
+    assert.equal(await store.lease("long", "a", hour), true);
+    for (let index = 0; index < 7; index++) {
+      assert.equal(await store.lease(`short-${index}`, "a", 1_000), true);
+    }
+    await clock.advance(999);
+    assert.equal(await store.prune(5), 0);
+    assert.equal(await store.lease("short-0", "b", hour), false);
+    await clock.advance(1);
+    await pruneAll(store, 5);
+    assert.equal(await store.lease("long", "b", hour), false);
+    assert.equal(await store.lease("short-0", "b", hour), true);
+  },
+
   async "prune drops the oldest entries first, up to its limit, and returns how many"(fixture) {
     const { store, clock } = fixture;
     const ids = await insertMany(fixture, "a");

@@ -251,7 +251,13 @@ local function prolong(key, id, idle, row, ...)
   end
   redis.call('HSET', key, 'lastSeenAt', text(now), 'idleExpiresAt', text(idleEnd), ...)
   redis.call('PEXPIREAT', key, text(idleEnd + keepEnded))
+  return text(idleEnd)
 end
+local knownOfAdvance = {
+  id = true, generation = true, transport = true, boundKey = true, rootHash = true, salt = true,
+  secretId = true, formerSecretId = true, confirmedAt = true, rotatedAt = true, sentAt = true,
+  prolonged = true, lastSeenAt = true
+}
 local function put(key, field, value)
   if value == '' then redis.call('HDEL', key, field) else redis.call('HSET', key, field, value) end
 end
@@ -617,20 +623,27 @@ return stored('', sessionKey(ARGV[1]))
 `,
   advance: `${sessions}local key = sessionKey(ARGV[1])
 endIfPending(ARGV[1])
-local row = redis.call('HMGET', key,
-  'generation', 'secretId', 'rootHash', 'transport', 'confirmedAt', 'revokedAt', 'idleExpiresAt',
-  'idleLife', 'expiresAt', 'createdAt', 'externalIssuer', 'externalSid', 'externalSub', 'boundKey')
-if tonumber(row[1] or -1) ~= tonumber(ARGV[2]) or row[2] ~= ARGV[3] or row[3] ~= ARGV[4]
-  or row[4] ~= ARGV[5] or (row[14] or '') ~= ARGV[9] or not row[5] or now - tonumber(row[5]) <= tonumber(ARGV[6])
-  or row[6] or tonumber(row[7]) <= now or tonumber(row[9]) <= now then
-  return stored('', key)
+local fields, row = redis.call('HGETALL', key), {}
+for each = 1, #fields, 2 do row[fields[each]] = fields[each + 1] end
+if tonumber(row.generation or -1) ~= tonumber(ARGV[2]) or row.secretId ~= ARGV[3]
+  or row.rootHash ~= ARGV[4] or row.transport ~= ARGV[5] or (row.boundKey or '') ~= ARGV[9]
+  or not row.confirmedAt or now - tonumber(row.confirmedAt) <= tonumber(ARGV[6])
+  or not isLiveRow(row.revokedAt, row.idleExpiresAt, row.expiresAt) then
+  return { text(now), '', history(), unpack(fields) }
 end
-prolong(key, ARGV[1], math.min(tonumber(ARGV[7]), tonumber(row[8] or ARGV[7])), {
-  row[9], row[10], row[11], row[12], row[13]
-}, 'generation', text(row[1] + 1), 'secretId', ARGV[8], 'formerSecretId', row[2],
+row.idleExpiresAt = prolong(key, ARGV[1], math.min(tonumber(ARGV[7]), tonumber(row.idleLife or ARGV[7])), {
+  row.expiresAt, row.createdAt, row.externalIssuer, row.externalSid, row.externalSub
+}, 'generation', text(row.generation + 1), 'secretId', ARGV[8], 'formerSecretId', row.secretId,
   'rotatedAt', text(now), 'sentAt', text(now))
 redis.call('HDEL', key, 'confirmedAt', 'prolonged', 'salt')
-return stored('advanced', key)
+local reply = { text(now), 'advanced', history() }
+for field, value in pairs(row) do
+  if not knownOfAdvance[field] then
+    reply[#reply + 1] = field
+    reply[#reply + 1] = value
+  end
+end
+return reply
 `,
   refresh: `${sessions}local key = sessionKey(ARGV[1])
 endIfPending(ARGV[1])

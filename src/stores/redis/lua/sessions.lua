@@ -102,7 +102,7 @@ local function sentAt(rotated, sent)
 end
 
 -- Writes the ends of a session that is refreshed. `row` has expiresAt, createdAt and the three fields of
--- the external id. Writes the given fields and values with them, in one command.
+-- the external id. Writes the given fields and values with them, in one command. Returns the idle end.
 local function prolong(key, id, idle, row, ...)
   local idleEnd = math.min(now + idle, tonumber(row[1]))
   for _, external in ipairs(externalKeys(row[3], row[4], row[5])) do
@@ -110,27 +110,44 @@ local function prolong(key, id, idle, row, ...)
   end
   redis.call('HSET', key, 'lastSeenAt', text(now), 'idleExpiresAt', text(idleEnd), ...)
   redis.call('PEXPIREAT', key, text(idleEnd + keepEnded))
+  return text(idleEnd)
 end
 
+-- What the caller of an advance knows, because it asked for it or because it is written.
+local knownOfAdvance = {
+  id = true, generation = true, transport = true, boundKey = true, rootHash = true, salt = true,
+  secretId = true, formerSecretId = true, confirmedAt = true, rotatedAt = true, sentAt = true,
+  prolonged = true, lastSeenAt = true
+}
+
 -- ARGV id, generation, secret id, root hash, transport, overlap, idle, next secret id, bound key or
--- ''. Flag 'advanced' and the new row; or '' and the row as it is, when the condition does not hold.
+-- ''. Flag 'advanced' and what the caller does not know of the new row; or '' and the row as it is, when
+-- the condition does not hold.
 function advance()
   local key = sessionKey(ARGV[1])
   endIfPending(ARGV[1])
-  local row = redis.call('HMGET', key,
-    'generation', 'secretId', 'rootHash', 'transport', 'confirmedAt', 'revokedAt', 'idleExpiresAt',
-    'idleLife', 'expiresAt', 'createdAt', 'externalIssuer', 'externalSid', 'externalSub', 'boundKey')
-  if tonumber(row[1] or -1) ~= tonumber(ARGV[2]) or row[2] ~= ARGV[3] or row[3] ~= ARGV[4]
-    or row[4] ~= ARGV[5] or (row[14] or '') ~= ARGV[9] or not row[5] or now - tonumber(row[5]) <= tonumber(ARGV[6])
-    or row[6] or tonumber(row[7]) <= now or tonumber(row[9]) <= now then
-    return stored('', key)
+  -- One command for all fields: Redis looks for each named field from the beginning.
+  local fields, row = redis.call('HGETALL', key), {}
+  for each = 1, #fields, 2 do row[fields[each]] = fields[each + 1] end
+  if tonumber(row.generation or -1) ~= tonumber(ARGV[2]) or row.secretId ~= ARGV[3]
+    or row.rootHash ~= ARGV[4] or row.transport ~= ARGV[5] or (row.boundKey or '') ~= ARGV[9]
+    or not row.confirmedAt or now - tonumber(row.confirmedAt) <= tonumber(ARGV[6])
+    or not isLiveRow(row.revokedAt, row.idleExpiresAt, row.expiresAt) then
+    return { text(now), '', history(), unpack(fields) }
   end
-  prolong(key, ARGV[1], math.min(tonumber(ARGV[7]), tonumber(row[8] or ARGV[7])), {
-    row[9], row[10], row[11], row[12], row[13]
-  }, 'generation', text(row[1] + 1), 'secretId', ARGV[8], 'formerSecretId', row[2],
+  row.idleExpiresAt = prolong(key, ARGV[1], math.min(tonumber(ARGV[7]), tonumber(row.idleLife or ARGV[7])), {
+    row.expiresAt, row.createdAt, row.externalIssuer, row.externalSid, row.externalSub
+  }, 'generation', text(row.generation + 1), 'secretId', ARGV[8], 'formerSecretId', row.secretId,
     'rotatedAt', text(now), 'sentAt', text(now))
   redis.call('HDEL', key, 'confirmedAt', 'prolonged', 'salt')
-  return stored('advanced', key)
+  local reply = { text(now), 'advanced', history() }
+  for field, value in pairs(row) do
+    if not knownOfAdvance[field] then
+      reply[#reply + 1] = field
+      reply[#reply + 1] = value
+    end
+  end
+  return reply
 end
 
 -- Writes a field, or removes it if the value is ''.
