@@ -13,8 +13,8 @@ import { send } from "../helpers/send.ts";
 const issuer = "https://test.example";
 const former = { "st-auth-mode": "header", "content-type": "application/json" };
 
-async function world() {
-  const sessions = testSessions({ public: [NotesService.method.signIn] });
+async function world(options: { readonly browserHeaderTransport?: boolean } = {}) {
+  const sessions = testSessions({ public: [NotesService.method.signIn], ...options });
   const rpcs = connectNodeAdapter(
     sessions.protect({
       routes: (router) =>
@@ -217,5 +217,34 @@ describe("feat:P20 SDKs of SuperTokens beside clients of rpc-session", () => {
     expect((await sessions.list({ userId: "ada" })).sessions).toHaveLength(1);
     expect((await as("/auth/signout", sdk)).status).toBe(200);
     expect((await as(list, own)).status).toBe(401);
+  });
+
+  it("an SDK that is switched from cookies to headers keeps its session until it signs out", async () => {
+    const { sessions, call } = await world({ browserHeaderTransport: true });
+    const browser = { origin: issuer, "sec-fetch-site": "same-origin", rid: "session" };
+    const list = "/notes.v1.NotesService/ListNotes";
+    const byCookie = { ...browser, "st-auth-mode": "cookie" };
+    const jarOf = (response: Response) =>
+      response.headers
+        .getSetCookie()
+        .map((line) => line.split(";")[0])
+        .join("; ");
+    let cookie = jarOf(await call("/notes.v1.NotesService/SignIn", byCookie, { user: "ada" }));
+
+    const switched = { ...browser, "st-auth-mode": "header" };
+    expect((await call(list, { ...switched, cookie })).status).toBe(200);
+    sessions.clock.advance("20m");
+    const refreshed = await call("/auth/session/refresh", { ...switched, cookie });
+    expect(refreshed.status).toBe(200);
+    expect(refreshed.headers.has("st-access-token")).toBe(false);
+    cookie = jarOf(refreshed);
+    expect((await call(list, { ...switched, cookie })).status).toBe(200);
+    expect((await call("/auth/signout", { ...switched, cookie })).status).toBe(200);
+    expect((await call(list, { ...switched, cookie })).status).toBe(401);
+
+    // The next session is in headers, as the SDK asks.
+    const again = await call("/notes.v1.NotesService/SignIn", switched, { user: "ada" });
+    expect(again.headers.has("st-access-token")).toBe(true);
+    expect(again.headers.getSetCookie()).toEqual([]);
   });
 });
