@@ -118,6 +118,7 @@ const doors: Readonly<Record<string, "all" | Readonly<Record<string, string>>>> 
   server: {
     "core.ts": "createSessions builds it",
     "protect.ts": "the public types of sessions.protect",
+    "hosts.ts": "createSessions builds it for a service with several hosts",
     "reading.ts": "sessions.getSession and verifySessions",
     "sessions.ts": "createSessions builds it",
     "authenticate/proofs.ts": "options of createSessions and of verifySessions",

@@ -3,7 +3,7 @@ import { type ASTNode, Environment } from "@marcbachmann/cel-js";
 import { assertMembers } from "../base/checks.ts";
 import type { ClaimsSchema, JsonObject } from "../base/json.ts";
 import type { Condition, ConditionLanguage } from "../server/policy/conditions.ts";
-import { addClaims, addMessage, addType, type JsonSchema, plain } from "./types.ts";
+import { addClaims, addMessage, addType, type JsonSchema, plain, withinLimits } from "./types.ts";
 
 export type {
   Condition,
@@ -120,11 +120,12 @@ function compile(source: string, method: DescMethod, claims: JsonSchema | undefi
     readsRequest: reads.request,
     claims: reads.anyClaim ? "any" : [...reads.claims],
     holds(facts) {
-      const result: unknown = evaluate({
+      const names = {
         session: new session(facts.session),
         now: new Date(facts.now),
         ...(facts.request === undefined ? {} : { request: request.see(facts.request) }),
-      });
+      };
+      const result: unknown = withinLimits(() => evaluate(names));
       return result === true;
     },
   };

@@ -10,6 +10,24 @@ import type { Environment } from "@marcbachmann/cel-js";
 
 /** Items of one list or map that a condition may look at. More refuse the call. */
 const maxItems = 1_000;
+/** Characters, bytes and items of a request that it may look at in all: a loop reads a text many times. */
+const maxRead = 4 * 2 ** 20;
+/** How many of them are left to the condition that is evaluated now. None waits, so one number is enough. */
+let left = 0;
+
+/** Evaluates a condition, which throws a RangeError if it looks at too much. */
+export function withinLimits<T>(evaluate: () => T): T {
+  left = maxRead;
+  return evaluate();
+}
+
+/** @throws RangeError if the condition has looked at too much */
+function spend(amount: number): void {
+  left -= amount;
+  if (left < 0) {
+    throw new RangeError(`a condition looks at ${maxRead} characters and items at most`);
+  }
+}
 
 /** What CEL sees of an object: its class has a getter for each field. */
 export type View = new (value: object) => object;
@@ -168,13 +186,14 @@ function itemOf(
   if (integers.has(scalar)) {
     return { type: "int", see: BigInt };
   }
-  const same = (value: unknown): unknown => value;
-  const type = {
-    [ScalarType.STRING]: "string",
-    [ScalarType.BOOL]: "bool",
-    [ScalarType.BYTES]: "bytes",
-  }[scalar as number];
-  return { type: type ?? "double", see: same };
+  if (scalar === ScalarType.STRING || scalar === ScalarType.BYTES) {
+    const see = (value: string | Uint8Array): unknown => {
+      spend(value.length);
+      return value;
+    };
+    return { type: scalar === ScalarType.STRING ? "string" : "bytes", see };
+  }
+  return { type: scalar === ScalarType.BOOL ? "bool" : "double", see: (value: unknown) => value };
 }
 
 /** The times that CEL knows, in seconds since 1970: the years 1 to 9999, as for every Timestamp. */
@@ -192,6 +211,7 @@ function assertSize(length: number): void {
   if (length > maxItems) {
     throw new RangeError(`a condition looks at ${maxItems} items at most`);
   }
+  spend(length);
 }
 
 /** The part of JSON Schema that types claims. Anything else is not typed. */

@@ -1,6 +1,6 @@
 import { assertMembers } from "../base/checks.ts";
 import type { DeviceEndpoints } from "../server/service/device.ts";
-import { headersOf } from "./exchange.ts";
+import { headersOf, urlOf } from "./exchange.ts";
 import { type NodeFallback, nodeFallback } from "./node.ts";
 
 /** The sessions to bind, such as the object that `createSessions` returns. */
@@ -43,7 +43,7 @@ export type DbscHandler = (request: Request) => Promise<Response | undefined>;
 export function dbscHandler(sessions: DbscTarget, options: DbscOptions = {}): DbscHandler {
   const endpoints = serve(sessions, options);
   return async ({ url, method, headers }) =>
-    endpoints.answer({ method, path: new URL(url).pathname, headers });
+    endpoints.answer({ method, path: new URL(url).pathname, headers, url });
 }
 
 /**
@@ -60,6 +60,7 @@ export function dbscFallback(sessions: DbscTarget, options: DbscOptions = {}): N
       method: request.method ?? "",
       path: new URL(url).pathname,
       headers: headersOf(request),
+      url: urlOf(request),
     }),
   );
 }

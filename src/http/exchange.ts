@@ -223,7 +223,7 @@ export function headersOf({ headers }: Pick<NodeExchangeRequest, "headers">): He
 }
 
 /** The URL that the server received. A path if the host is missing or is none. */
-function urlOf({ headers, originalUrl, url = "/", socket }: NodeExchangeRequest): string {
+export function urlOf({ headers, originalUrl, url = "/", socket }: NodeExchangeRequest): string {
   const host = headers[":authority"] ?? headers.host;
   const scheme = headers[":scheme"] ?? ("encrypted" in socket ? "https" : "http");
   const path = originalUrl ?? url;

@@ -37,6 +37,14 @@ export class SessionCookies {
     this.#issuer = issuer;
   }
 
+  /** Whether browsers send the cookies to a host, too. They make no difference between ports. */
+  reaches(hostname: string): boolean {
+    const { domain } = this.plan;
+    return domain === undefined
+      ? hostname === this.#issuer.hostname
+      : hostname === domain || hostname.endsWith(`.${domain}`);
+  }
+
   /**
    * Returns the Set-Cookie values that set cookies, for each name. They expire copies first.
    *

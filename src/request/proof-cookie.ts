@@ -1,5 +1,5 @@
 import { stringifySetCookie } from "cookie";
-import { type CookiePlan, isLoopback } from "./cookie-options.ts";
+import type { CookiePlan } from "./cookie-options.ts";
 import { readCookie } from "./tokens.ts";
 
 /** Copies of the cookie that are looked at. Nobody has honestly come by more. */
@@ -19,18 +19,18 @@ export class ProofCookies {
   /** The attributes of the proof, as the browser must find them when it is set. */
   readonly attributes: string;
   readonly #mark: string;
-  readonly #plan: Pick<CookiePlan, "secure" | "sameSite">;
+  readonly #plan: CookiePlan;
   readonly #path: string;
 
-  /** @param refresh the public URL of `SessionService.Refresh` */
-  constructor({ secure, sameSite }: Pick<CookiePlan, "secure" | "sameSite">, refresh: URL) {
-    const { hostname, port, pathname } = refresh;
-    const suffix = isLoopback(hostname) && port !== "" ? `-${port}` : "";
-    const prefix = secure ? "__Http-" : "";
-    this.name = `${prefix}rpcsession-proof${suffix}`;
-    this.#mark = `${prefix}rpcsession-asked${suffix}`;
-    this.#plan = { secure, sameSite };
-    this.#path = pathname;
+  /** @param path the public path of `SessionService.Refresh` */
+  constructor(plan: CookiePlan, path: string) {
+    // Another service on the host has other names for its session cookies, and so for these.
+    const own = plan.names.refresh.replace(/^__(?:Host-Http|Host|Http|Secure)-/, "");
+    const name = /-refresh\b/.test(own) ? own.replace(/-refresh\b/, "-proof") : `${own}-proof`;
+    this.name = `${plan.secure ? "__Http-" : ""}${name}`;
+    this.#mark = `${this.name}-asked`;
+    this.#plan = plan;
+    this.#path = path;
     const [, ...attributes] = this.#set(this.name, "", undefined).split("; ");
     this.attributes = attributes.join("; ");
   }

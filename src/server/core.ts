@@ -136,6 +136,8 @@ export interface Core extends VerifyingCore<Session> {
   /** Sessions in cookies that are bound to a key of the browser. */
   readonly device: DeviceBinding;
   readonly browserHeaderTransport: boolean;
+  /** The tenant of new sessions that name none: that of their host. Default: none. */
+  readonly tenantId?: string | null;
   readonly lifetimes: Lifetimes;
   /** Returns the IP address of a call's client, as far as it can be trusted. */
   readonly clientIp: ClientIp | undefined;

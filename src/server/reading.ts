@@ -192,11 +192,17 @@ interface VerifyingParts extends Pick<Protection, "service" | "policies"> {
   readonly key: CallKey;
 }
 
+/** What reads the sessions of one issuer, and the parts of it that adapters get. */
+interface VerifyingInstance<S extends VerifiedSession> {
+  readonly sessions: VerifyingSessions<S>;
+  readonly protection: Protection;
+}
+
 /** Creates everything that reads sessions. */
-export function createVerifyingSessions<S extends VerifiedSession>(
+export function verifyingInstance<S extends VerifiedSession>(
   core: VerifyingCore<S>,
   { key, policies, service }: VerifyingParts,
-): VerifyingSessions<S> {
+): VerifyingInstance<S> {
   assertConnectRunsGates();
   const streams = new OpenStreams(core);
   const interceptor = createInterceptor(core, key, { policies, streams, behindGate: false });
@@ -225,7 +231,7 @@ export function createVerifyingSessions<S extends VerifiedSession>(
     }
     return session;
   };
-  return {
+  const sessions: VerifyingSessions<S> = {
     protect: (options) => protect(protection, options),
     requestGate: createGateAlone(core, key, policies),
     interceptor,
@@ -251,6 +257,7 @@ export function createVerifyingSessions<S extends VerifiedSession>(
       await streams.drain(durationMs("drain: within", options.within ?? "5s", { max: 300_000 }));
     },
   };
+  return { sessions, protection };
 }
 
 function sessionIn<S extends VerifiedSession>(

@@ -16,8 +16,8 @@ import type { Core } from "./core.ts";
 import { noDemands } from "./policy/demands.ts";
 import { type ClaimRules, type Policies, procedureOf } from "./policy/policy.ts";
 import { ClaimSources } from "./policy/sources.ts";
-import { registerService, serviceOptions } from "./protect.ts";
-import { createVerifyingSessions, unprotected, type VerifyingSessions } from "./reading.ts";
+import { type Protection, registerService, serviceOptions } from "./protect.ts";
+import { unprotected, type VerifyingSessions, verifyingInstance } from "./reading.ts";
 import { failCall, misuse, refuseCall } from "./response/errors.ts";
 import { type DeviceEndpoints, serveDevices } from "./service/device.ts";
 import { createSessionService, signOut } from "./service/service.ts";
@@ -261,6 +261,17 @@ export interface ServerSessions<Claims extends object = JsonObject, Given extend
   ): Promise<SessionInfo<Claims>>;
   /** What happened to the sessions of a user; see the option `auditLog`. */
   readonly auditLog: SessionAuditLog;
+  /**
+   * Returns the methods that create or take tokens of one host without a request of it. Only with the
+   * option `hosts`; `issue`, `redeemTicket` and
+   * `adopt` without a response of the sessions themselves are refused then.
+   *
+   * @example
+   * await sessions.host("shop-a.example").issue({ userId: "alice" });
+   * @param name the host of one of the issuers in `hosts`, with its port unless that is the default one
+   * @throws TypeError if the host is not listed, or the service has no option `hosts`
+   */
+  host(name: string): HostSessions<Claims, Given>;
 }
 
 /** Options of a session whose tokens are not written to a response. */
@@ -272,6 +283,15 @@ export interface IssueOptions {
    * base64url). The tokens must travel in headers. Default: the session is bound to no key.
    */
   readonly boundKey?: string | undefined;
+}
+
+/** What is done for one host of several, without a request; see `sessions.host`. */
+export interface HostSessions<Claims extends object = JsonObject, Given extends object = object>
+  extends Pick<ServerSessions<Claims, Given>, "issue" | "redeemTicket"> {
+  /** Trades a session of another system for a new one of this host; see `adopt` of the sessions. */
+  adopt(
+    options: NewSessionOptions<Given> & AdoptedFacts & IssueOptions,
+  ): Promise<IssuedSession<Claims>>;
 }
 
 /** A session and its tokens, to deliver outside of a response. */
@@ -379,18 +399,43 @@ class Registration {
   }
 }
 
+/** The server side of one issuer, and the parts of it that adapters get. */
+export interface ServerInstance {
+  readonly sessions: ServerSessions;
+  readonly protection: Protection;
+}
+
+/** The methods on sessions by id, by user and by tenant. */
+function directoryOf(core: Core): Omit<SessionDirectory, "check"> {
+  const run = <T>(work: () => Promise<T>): Promise<T> => core.operations.run(work);
+  return {
+    find: (id) => run(() => findById(core, id)),
+    list: (options) => run(() => listByOwner(core, options)),
+    updateClaims: (id, change) => run(() => updateClaimsById(core, id, change)),
+    data: (id) => run(() => dataById(core, id)),
+    updateData: (id, change) => run(() => updateDataById(core, id, change)),
+    revoke: ((ids: string | readonly string[], cause?: RevokeCause) =>
+      run<unknown>(() =>
+        Array.isArray(ids) ? revokeByIds(core, ids, cause) : revokeById(core, ids as string, cause),
+      )) as SessionDirectory["revoke"],
+    revokeAll: (options, cause) => run(() => revokeByOwner(core, options, cause)),
+    revokeWhere: (condition, cause) =>
+      run(() => revokeWhere(core, condition as SessionCondition, cause)),
+  };
+}
+
 /** Assembles the server side: each public method and the function that carries it out. */
-export function createServerSessions(given: Core, policies: Policies): ServerSessions {
+export function createInstance(given: Core, policies: Policies): ServerInstance {
   const core: Core = { ...given, sources: new ClaimSources(given) };
   const key = createCallKey();
   const registration = new Registration(core.emit);
   const service = createSessionService(core, key, () => registration.registered());
-  const verifying = createVerifyingSessions(core, { key, policies, service });
+  const { sessions: verifying, protection } = verifyingInstance(core, { key, policies, service });
   const { requestGate, interceptor } = verifying;
   const { onCall, onSession, enter } = callsOf(core, key, policies);
   const run = <T>(work: () => Promise<T>): Promise<T> => core.operations.run(work);
 
-  return {
+  const sessions: ServerSessions = {
     ...verifying,
     service,
     serviceOptions,
@@ -437,25 +482,20 @@ export function createServerSessions(given: Core, policies: Policies): ServerSes
       onSession({ given, method: "sessions.ticket" }, (call) => createTicket(core, call, options)),
     redeemTicket: (ticket, options) => run(() => redeemTicket(core, ticket, options)),
     // Sessions by id, by user and by tenant.
+    ...directoryOf(core),
     check: ((given: ConnectRouter | string, rules: ClaimRules) =>
       typeof given === "object"
         ? verifying.check(given)
         : run(() => checkById(core, given, rules))) as ServerSessions["check"],
-    find: (id) => run(() => findById(core, id)),
-    list: (options) => run(() => listByOwner(core, options)),
-    updateClaims: (id, change) => run(() => updateClaimsById(core, id, change)),
-    data: (id) => run(() => dataById(core, id)),
-    updateData: (id, change) => run(() => updateDataById(core, id, change)),
-    revoke: ((ids: string | readonly string[], cause?: RevokeCause) =>
-      run<unknown>(() =>
-        Array.isArray(ids) ? revokeByIds(core, ids, cause) : revokeById(core, ids as string, cause),
-      )) as SessionDirectory["revoke"],
-    revokeAll: (options, cause) => run(() => revokeByOwner(core, options, cause)),
-    revokeWhere: (condition, cause) =>
-      run(() => revokeWhere(core, condition as SessionCondition, cause)),
     dbsc: (path) => serveDevices(core, path),
     auditLog: core.operations.tracked(auditLogOf(core)),
+    host: () => {
+      throw new TypeError(
+        "sessions.host is for a service with several hosts; list them in the option hosts, or call the method of sessions itself",
+      );
+    },
   };
+  return { sessions, protection };
 }
 
 async function toIssued(core: Core, created: Created): Promise<IssuedSession> {

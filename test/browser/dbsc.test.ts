@@ -14,7 +14,7 @@ import { afterAll, beforeAll, describe, expect, onTestFinished, test } from "vit
 import { NotesService } from "../../examples/gen/notes/v1/notes_pb.ts";
 import { notesApp } from "../helpers/notes.ts";
 import { until } from "./engines.ts";
-import { bundlePage } from "./servers.ts";
+import { bundlePage, startApi, startPages } from "./servers.ts";
 
 const refreshPath = "/rpcsession.v1.SessionService/Refresh";
 const proofCookie = /^__Http-rpcsession-proof/;
@@ -29,13 +29,12 @@ if (isMissing) {
   console.warn(`The tests with a bound browser are skipped, because it is missing: ${how}.`);
 }
 
-/** Both features are needed; the keys are in software, because a test machine has no security chip. */
-const features = [
-  "DeviceBoundSessions:RefreshQuota/false",
-  "EnableBoundSessionCredentialsSoftwareKeysForManualTesting",
-];
+/** The keys are in software, because a test machine has no security chip. */
+const softwareKeys = "EnableBoundSessionCredentialsSoftwareKeysForManualTesting";
 
-function launch() {
+/** @param quota whether the browser limits proofs in a row, as it does for its users */
+function launch(quota = false) {
+  const features = [`DeviceBoundSessions:RefreshQuota/${quota}`, softwareKeys];
   const { publicKey } = new X509Certificate(fixture("localhost.crt"));
   const spki = createHash("sha256").update(publicKey.export({ type: "spki", format: "der" }));
   return chromium.launch({
@@ -44,6 +43,7 @@ function launch() {
       `--enable-features=${features.join()}`,
       // Ignoring all errors of certificates would switch DBSC off.
       `--ignore-certificate-errors-spki-list=${spki.digest("base64")}`,
+      "--host-resolver-rules=MAP app.example.com 127.0.0.1,MAP api.example.com 127.0.0.1",
     ],
     env: {
       ...(process.env as Record<string, string>),
@@ -62,7 +62,7 @@ describe.skipIf(isMissing)(
     });
     afterAll(() => browser?.close());
 
-    async function open() {
+    async function open(within = browser) {
       // 1. A service with its own page.
       const log: string[] = [];
       const events: SessionEvent[] = [];
@@ -81,8 +81,8 @@ describe.skipIf(isMissing)(
         ...sessions.protect({ routes: notesApp(sessions).routes }),
         fallback: dbscFallback(sessions),
       });
-      /** An answer in place of the service, by path. */
-      const faults = new Map<string, number>();
+      /** An answer in place of the service, by path; "lost" cuts the connection once the service has answered. */
+      const faults = new Map<string, number | "lost">();
       server.on("request", (request, response) => {
         const path = request.url?.split("?")[0] ?? "";
         if (path === "/" || path === "/app.js") {
@@ -93,15 +93,22 @@ describe.skipIf(isMissing)(
         }
         response.on("finish", () => log.push(`${path} ${response.statusCode}`));
         const fault = faults.get(path);
-        if (fault === undefined) {
-          adapter(request, response);
-        } else {
+        if (typeof fault === "number") {
           response.writeHead(fault).end();
+          return;
         }
+        if (fault === "lost") {
+          faults.delete(path);
+          response.writeHead = () => {
+            response.destroy();
+            return response;
+          };
+        }
+        adapter(request, response);
       });
 
       // 2. A browser without history, and what it says about its bindings.
-      const context = await browser.newContext();
+      const context = await within.newContext();
       onTestFinished(async () => {
         await context.close();
         server.closeAllConnections();
@@ -213,6 +220,108 @@ describe.skipIf(isMissing)(
         { why: "missing" },
       ]);
       expect(await refresh(page)).toBe("refreshed");
+    });
+
+    test("feat:S11 recovers from lost answers", async () => {
+      const { page, faults, signIn, use, boundIn, events } = await open();
+      await signIn(page);
+      for (const path of ["/dbsc/refresh", refreshPath]) {
+        faults.set(path, "lost");
+        // The browser may repeat a request by itself, and then nobody notices.
+        expect(await refresh(page)).toMatch(/^refreshed$|^signedIn: .*unavailable/);
+        expect(await refresh(page)).toBe("refreshed");
+        await use(page);
+      }
+      expect(await boundIn()).toEqual(["dbsc"]);
+      expect(events.filter(({ type }) => type === "theft")).toEqual([]);
+    });
+
+    test("feat:S11 proves its key again when the proof has expired before it was used", async () => {
+      const { page, context, origin, faults, take, signIn, sessions } = await open();
+      await signIn(page);
+      faults.set(refreshPath, 503);
+      await refresh(page);
+      faults.clear();
+      const proofs = async () =>
+        (await context.cookies(origin + refreshPath)).filter(({ name }) => proofCookie.test(name));
+      expect(await proofs()).toHaveLength(1);
+      // What the server has not answered may be used. Later it has expired, in the browser first.
+      sessions.clock.advance("11m");
+      await context.clearCookies({ name: proofCookie });
+      take();
+      expect(await refresh(page)).toBe("refreshed");
+      expect(take()).toEqual(held);
+    });
+
+    test("feat:S11 a user with many refreshes in a row is not signed out by the quota", async () => {
+      const limited = await launch(true);
+      onTestFinished(() => limited.close());
+      const { page, signIn, events } = await open(limited);
+      await signIn(page);
+      const outcomes: string[] = [];
+      for (let round = 0; round < 8; round++) {
+        outcomes.push(await refresh(page));
+      }
+      expect(outcomes[0]).toBe("refreshed");
+      expect(outcomes.at(-1)).toMatch(/^signedIn: .*unavailable/);
+      expect(events.filter(({ type }) => type === "proofRefused").at(-1)).toMatchObject({
+        why: "skipped",
+      });
+    });
+
+    test("feat:S11 a script of the page can send a proof, and cannot name a binding", async () => {
+      const { page, signIn } = await open();
+      await signIn(page);
+      const sent = await page.evaluate(() => {
+        const headers = { "secure-session-response": "x", "sec-secure-session-id": "x" };
+        return [...new Request("/dbsc/refresh", { headers }).headers.keys()];
+      });
+      expect(sent).toEqual(["secure-session-response"]);
+    });
+
+    test("feat:S11 a page on another origin of the site is bound, too", async () => {
+      // 1. A page on app.example.com, and a service on api.example.com.
+      let origin = "";
+      const pages = await startPages(
+        () => `globalThis.appApi = ${JSON.stringify(origin)};\n${script}`,
+        {
+          host: "app.example.com",
+        },
+      );
+      const events: SessionEvent[] = [];
+      const api = await startApi(
+        [pages.at()],
+        { onEvent: (event) => events.push(event) },
+        { host: "api.example.com" },
+      );
+      origin = api.at();
+      const asked: string[] = [];
+      const endpoints = dbscFallback(api.sessions, { path: "/plain/dbsc" });
+      api.plain = async (request, response) => {
+        response.on("finish", () => asked.push(`${request.url} ${response.statusCode}`));
+        endpoints(request, response);
+      };
+      const context = await browser.newContext();
+      onTestFinished(async () => {
+        await context.close();
+        await Promise.all([api.close(), pages.close()]);
+      });
+
+      // 2. The same as on one origin.
+      const page = await visit(context, pages.at());
+      await page.evaluate(async () => {
+        await app.notes.signIn({ user: "alice", password: "correct horse" });
+      });
+      await until(() => asked.includes("/plain/dbsc/register 200"), "a registration");
+      api.sessions.clock.advance("61s");
+      await page.evaluate(async () => void (await app.notes.listNotes({})));
+      api.sessions.clock.advance("61s");
+      // The browser may still be reading the answer.
+      await until(async () => {
+        await refresh(page);
+        return asked.includes("/plain/dbsc/refresh 200");
+      }, "a proof");
+      expect(events.filter(({ type }) => type === "refused")).toEqual([]);
     });
 
     test("feat:S11 a second sign-in gets a binding of its own", async () => {

@@ -41,7 +41,7 @@ function compile(source: string, claims?: object, method: DescMethod = edit) {
     condition.holds({ session: { ...session, claims: given }, now: Date.UTC(2026, 0), request });
 }
 
-describe("feat:L8 a request that is made to slip through a condition", () => {
+describe("sec:A01 feat:L8 a request that is made to slip through a condition", () => {
   it.each([
     ["as far as a Timestamp of 64 bits reaches", 2n ** 62n, 0],
     ["before the year 1", -62_135_596_801n, 0],
@@ -89,7 +89,39 @@ describe("feat:L8 a request that is made to slip through a condition", () => {
   });
 });
 
-describe("feat:L8 claims with names and types that nobody expects", () => {
+describe("sec:A05 feat:L8 a request that is made to take long", () => {
+  const request = (owner: string, tags: readonly string[]) =>
+    create(EditRequestSchema, { document: { owner, tags: [...tags] } });
+  const tags = Array.from({ length: 1_000 }, (_, i) => `tag${i}`);
+
+  it.each([
+    "request.document.tags.exists(t, size(request.document.owner) < 0)",
+    "request.document.tags.exists(t, request.document.owner.contains(t))",
+    "request.document.tags.exists(t, t in request.document.labels)",
+  ])("feat:L8 %s does not hold", (source) => {
+    const holds = compile(source);
+    const long = request("x".repeat(100_000), tags);
+    const labels = Object.fromEntries(
+      tags.map((tag) => [`${tag}${"x".repeat(10)}`, "y".repeat(10)]),
+    );
+    Object.assign(long.document?.labels ?? {}, labels);
+    expect(() => holds({}, long)).toThrow(/looks at 4194304 characters and items at most/);
+  });
+
+  it("feat:L8 long texts, and all pairs of long lists, are still looked at", () => {
+    expect(
+      compile("size(request.document.owner) == 4000000")({}, request("x".repeat(4e6), [])),
+    ).toBe(true);
+    // Each evaluation has the whole limit.
+    const pairs = compile("request.document.tags.all(t, t in request.document.tags)");
+    const some = request("", tags.slice(0, 500));
+    for (let i = 0; i < 5; i++) {
+      expect(pairs({}, some)).toBe(true);
+    }
+  });
+});
+
+describe("sec:A01 feat:L8 claims with names and types that nobody expects", () => {
   it.each(["constructor", "__proto__", "toString", "hasOwnProperty", "valueOf"])(
     "feat:L8 the name %s finds no member of an object",
     (name) => {
@@ -148,7 +180,7 @@ function serve(options: TestSessionsOptions = {}) {
   return { sessions, routes, bearerOf, ran };
 }
 
-describe("feat:L8 feat:L2 a condition that does not name its claim", () => {
+describe("sec:A03 feat:L8 feat:L2 a condition that does not name its claim", () => {
   it.each([
     "[session].all(s, !has(s.claims.suspended))",
     "session.claims.all(name, name != 'suspended')",
@@ -192,7 +224,7 @@ describe("feat:L8 feat:L2 a condition that does not name its claim", () => {
   });
 });
 
-describe("feat:L8 feat:L9 a stream whose handler does not wait for messages", () => {
+describe("sec:A02 feat:L8 feat:L9 a stream whose handler does not wait for messages", () => {
   const readsRequest = {
     readsRequest: true,
     async decide(_session, _procedure, { request }) {
@@ -252,7 +284,7 @@ describe("feat:L8 feat:L9 a stream whose handler does not wait for messages", ()
   );
 });
 
-describe("feat:L8 a router that has the gate alone", () => {
+describe("sec:A02 feat:L8 a router that has the gate alone", () => {
   it("feat:L8 no method gives a session, or another one, to a handler whose condition nobody checks", async () => {
     const { sessions, bearerOf } = serve();
     const { requestGate } = sessions;

@@ -132,17 +132,20 @@ describe("feat:L9 the example asks an AuthZEN decision point over HTTP", () => {
     [200, "<html>secret of the outage</html>"],
     [200, "{}"],
     [200, '{"decision":"true"}'],
-  ])("feat:L9 the answer %i %s is an outage: Unavailable, nothing kept", async (status, body) => {
-    const { point, sessions, signIn } = await serve();
-    point.answer = { status, body };
-    const alice = await signIn("alice");
-    const error = await errorOf(alice.addNote());
-    expect(error?.code).toBe(Code.Unavailable);
-    expect(error?.message).not.toContain("secret of the outage");
-    point.answer = { status: 200, body: '{"decision":true}' };
-    await alice.addNote();
-    expect(await sessions.find(alice.id)).toBeDefined();
-  });
+  ])(
+    "sec:A06 feat:L9 the answer %i %s is an outage: Unavailable, nothing kept",
+    async (status, body) => {
+      const { point, sessions, signIn } = await serve();
+      point.answer = { status, body };
+      const alice = await signIn("alice");
+      const error = await errorOf(alice.addNote());
+      expect(error?.code).toBe(Code.Unavailable);
+      expect(error?.message).not.toContain("secret of the outage");
+      point.answer = { status: 200, body: '{"decision":true}' };
+      await alice.addNote();
+      expect(await sessions.find(alice.id)).toBeDefined();
+    },
+  );
 
   it("feat:L9 no answer within a second is Unavailable, the question ends, and nobody is signed out", async () => {
     const { point, sessions, events, signIn } = await serve();

@@ -122,7 +122,7 @@ const stores = [
 
 describe.each(stores)("servers on $kind", ({ kind, missing, open }) => {
   it.skipIf(missing)(
-    "feat:L2 feat:L6 refuse a role that was taken away, tell its client, and let no other session wait",
+    "sec:A03 feat:L2 feat:L6 refuse a role that was taken away, tell its client, and let no other session wait",
     async () => {
       // 1. Three servers, and four sessions: two of Alice, one of Bob, one of Carol.
       const provider = await startProvider();

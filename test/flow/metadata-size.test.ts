@@ -103,7 +103,7 @@ describe.each([
 });
 
 test.each(wires.map((wire) => [wireName(wire), wire] as const))(
-  "feat:L5 feat:L9 a refusal with reasons of any length reaches the client, over %s",
+  "sec:A05 feat:L5 feat:L9 a refusal with reasons of any length reaches the client, over %s",
   async (_, wire) => {
     const long = "x".repeat(100_000);
     const claims = Object.fromEntries(

@@ -1,4 +1,5 @@
 // The endpoints of DBSC, asked as a browser, a script and a thief would ask.
+import { Code } from "@connectrpc/connect";
 import type { SessionEvent } from "rpc-session";
 import { dbscHandler } from "rpc-session/http";
 import { memoryStore } from "rpc-session/stores/memory";
@@ -340,6 +341,56 @@ async function forgeable(key: ProofKey, jti: string, parts: { header?: { alg?: s
   return `${Buffer.from(JSON.stringify(header)).toString("base64url")}.${payload}.${signature}`;
 }
 
+describe("the proof cookie", () => {
+  it.each([
+    ["https://test.example", {}, "__Http-rpcsession-proof"],
+    ["https://localhost:8443", {}, "__Http-rpcsession-proof-8443"],
+    [origin, { names: { access: "__Host-a", refresh: "__Host-b" } }, "__Http-b-proof"],
+    [origin, { domain: "test.example" }, "__Http-rpcsession-proof"],
+    [
+      origin,
+      { names: { access: "__Secure-me-access", refresh: "__Secure-me-refresh" } },
+      "__Http-me-proof",
+    ],
+  ] as const)("feat:S11 has a name of its service: %s %j %s", async (issuer, cookies, name) => {
+    const server = serverOf({ issuer, cookies });
+    const signedIn = await signIn(server, { headers: { origin: issuer } });
+    const { body } = await register(server, signedIn, await newProofKey());
+    expect(body).toMatchObject({ credentials: [{ name }] });
+  });
+
+  it("feat:S11 stays after an answer that keeps the access token, which has used nothing", async () => {
+    const server = serverOf();
+    const key = await newProofKey();
+    const { cookie, identifier } = await bound(server, key);
+    const proof = cookieIn((await prove(server, cookie, identifier, key)).answer);
+    const headers = { ...fromPage, cookie: `${cookie}; ${proof}` };
+    const { refresh } = SessionService.method;
+    const kept = await server.api.server.call(refresh, { onlyIfNeeded: true }, { headers });
+    expect(kept.error).toBeUndefined();
+    expect(kept.headers.getSetCookie()).toEqual([]);
+    const used = await server.api.server.call(refresh, {}, { headers });
+    expect(used.headers.getSetCookie()).toContainEqual(
+      expect.stringMatching(/^__Http-rpcsession-proof=; Max-Age=0; Path=/),
+    );
+  });
+});
+
+describe("the mark of a browser that was asked for a proof", () => {
+  it("feat:S11 counts only for its session", async () => {
+    const server = serverOf();
+    const [mine, other] = [await bound(server, await newProofKey()), await signIn(server)];
+    const markOf = (id: string) => `__Http-rpcsession-proof-asked=${id}`;
+    const asked = await refresh(server, `${mine.cookie}; ${markOf(other.id)}`);
+    expect([asked.error?.code, asked.hint?.action]).toEqual([Code.Unavailable, 4]);
+    expect(cookieIn(asked)).toBe(markOf(mine.id));
+    const ended = await refresh(server, `${mine.cookie}; ${markOf(mine.id)}`);
+    expect([ended.error?.code, ended.hint?.action]).toEqual([Code.Unauthenticated, 2]);
+    expect(ended.hint?.tokens).toBe(2);
+    expect(cookieIn(ended)).toBe("");
+  });
+});
+
 describe("the refresh endpoint", () => {
   it("feat:S11 asks for a proof with 403, and answers it with instructions and a cookie", async () => {
     const server = serverOf();
@@ -433,6 +484,35 @@ describe("the refresh endpoint", () => {
     });
     expect(answer.status).toBe(401);
     expect(answer.headers.getSetCookie()).toEqual([]);
+  });
+
+  it("sec:P03, feat:S11 an invented identifier, and that of another session, are worth nothing with the right cookies", async () => {
+    const server = serverOf();
+    const key = await newProofKey();
+    const [mine, other] = [await signIn(server), await signIn(server)];
+    const { id } = await register(server, mine, key);
+    const thief = await newProofKey();
+    const text = Buffer.from(JSON.stringify(thief.publicJwk)).toString("base64url");
+    const [secretId, , mac, lineage] = id.split(".");
+    const ask = (cookie: string, identifier: string) =>
+      server.ask("/dbsc/refresh", { cookie, "sec-secure-session-id": identifier });
+    expect((await ask(mine.cookie, `${secretId}.${text}.${mac}.${lineage}`)).status).toBe(401);
+    expect((await ask(other.cookie, id)).status).toBe(401);
+    expect((await ask(mine.cookie, id)).status).toBe(403);
+    // A browser may hold copies of the cookie; the session of the binding is found among them.
+    expect((await ask(`${other.cookie}; ${mine.cookie}`, id)).status).toBe(403);
+  });
+
+  it("feat:S11 a roll-out of a secret is 503, not the end of a binding", async () => {
+    const [former, next] = ["former", "next"].map((name) => name.padEnd(40, "x"));
+    const shared = { store: memoryStore(), clock: createFakeClock() };
+    const first = serverOf({ ...shared, secret: [next ?? "", former ?? ""] });
+    const key = await newProofKey();
+    const { cookie, identifier } = await bound(first, key);
+    const behind = serverOf({ ...shared, secret: former ?? "" });
+    const headers = { cookie, "sec-secure-session-id": identifier };
+    expect((await behind.ask("/dbsc/refresh", headers)).status).toBe(503);
+    expect((await prove(first, cookie, identifier, key)).answer.status).toBe(200);
   });
 
   it("sec:P03, feat:S11 a captured proof is used once on a server, and once on another one for two minutes, with the cookies", async () => {

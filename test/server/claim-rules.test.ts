@@ -173,7 +173,7 @@ describe("feat:L3 rules on a claim", () => {
     ]);
   });
 
-  it("feat:L5 a violation has the value of a claim only where the client may read it", async () => {
+  it("sec:A04 feat:L5 a violation has the value of a claim only where the client may read it", async () => {
     const { call } = serve(
       { claims: { role: ["admin"], plan: ["pro"], note: { equals: "x" } } },
       { clientClaims: ({ role, note }) => ({ role: role ?? null, note: note ?? null }) },

@@ -133,7 +133,7 @@ describe("feat:L2 feat:L3 a claim with a source", () => {
     expect(provider.asked).toEqual(["alice"]);
   });
 
-  it("feat:L2 does not undo what updateClaims has set since the source was asked", async () => {
+  it("sec:A03 feat:L2 does not undo what updateClaims has set since the source was asked", async () => {
     const { sessions, provider, server, signIn } = serve();
     const bearer = await signIn();
     const id = (await sessions.list({ userId: "alice" })).sessions[0]?.id ?? "";
@@ -261,7 +261,7 @@ describe("feat:L2 feat:L3 a claim with a source", () => {
   });
 });
 
-describe("feat:L2 a source that fails", () => {
+describe("sec:A06 feat:L2 a source that fails", () => {
   it("feat:L2 makes the call Unavailable, never a denial, and is asked again a second later", async () => {
     let isDown = true;
     const { sessions, server, signIn, events } = serve({

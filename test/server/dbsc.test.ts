@@ -1,11 +1,15 @@
 // Sessions in cookies that are bound to a key of the browser (DBSC), with a browser of our own, the client
 // of this package and a server on loopback behind a public https origin.
 import { Code, ConnectError, type ConnectRouter, createClient } from "@connectrpc/connect";
-import { connectNodeAdapter } from "@connectrpc/connect-node";
+import {
+  connectNodeAdapter,
+  createConnectTransport as createNodeTransport,
+} from "@connectrpc/connect-node";
 import { createConnectTransport } from "@connectrpc/connect-web";
 import type { SessionEvent } from "rpc-session";
 import { cookieTokens, createSessionClient } from "rpc-session/client";
 import { dbscFallback, dbscHandler } from "rpc-session/http";
+import { createVisitor } from "rpc-session/ssr";
 import { testSessions } from "rpc-session/testing";
 import { describe, expect, it, onTestFinished } from "vitest";
 import { NotesService } from "../../examples/gen/notes/v1/notes_pb.ts";
@@ -432,6 +436,29 @@ describe("a browser that knows DBSC", () => {
     expect(await answer.json()).toMatchObject({ message: "the session was ended; sign in again" });
   });
 
+  it("feat:S11 is not signed out by a server that renders its pages and has no key", async () => {
+    const world = await startWorld();
+    const browser = world.newBrowser();
+    const tab = await bind(world, browser);
+    for (let request = 0; request < 3; request++) {
+      const cookie = browser.jar.map(({ name, value }) => `${name}=${value}`).join("; ");
+      const visitor = createVisitor(
+        { headers: new Headers({ cookie, "sec-fetch-site": "same-origin" }) },
+        {
+          origin,
+          clock: world.clock,
+          transport: (parts) =>
+            createNodeTransport({ baseUrl: world.url, httpVersion: "1.1", ...parts }),
+        },
+      );
+      await visitor.refreshIfDue();
+      expect(visitor.setCookies).toEqual([]);
+    }
+    await tab.session.refresh();
+    expect(tab.session.state.status).toBe("signedIn");
+    expect(world.refusals()).toMatchObject(Array(3).fill({ why: "missing" }));
+  });
+
   it("feat:S11 pages of another origin of the site refresh, too", async () => {
     const app = "https://app.test.example";
     const world = await startWorld({ origins: [origin, app] });
@@ -454,7 +481,9 @@ describe("reauthenticate and fork", () => {
           return {};
         },
         async addNote({ note }, context) {
-          await (note?.text === "fork" ? sessions.fork(context) : sessions.reauthenticate(context));
+          await (note?.text === "fork"
+            ? sessions.fork(context, { freshWithin: "any" })
+            : sessions.reauthenticate(context));
           return {};
         },
         listNotes: () => ({}),
@@ -470,6 +499,7 @@ describe("reauthenticate and fork", () => {
     await tab.session.refresh(); // so that no early refresh runs beside the calls
     const refused = await failure(tab.notes.addNote({ note: { text: "fork" } }));
     expect(refused?.code).toBe(Code.PermissionDenied);
+    expect(refused?.rawMessage).toMatch(/cannot be forked/);
     expect(tab.session.state.status).toBe("signedIn");
     await tab.notes.addNote({ note: { text: "again" } });
     expect(await sessions.find(tab.id)).toBeUndefined();
@@ -480,6 +510,20 @@ describe("reauthenticate and fork", () => {
     expect(browser.lines()).toEqual([...held, `POST ${refreshPath} 200`]);
     const [next] = (await sessions.list({ userId: "alice" })).sessions;
     expect(next).toMatchObject({ boundKey: key, device: { bound: "dbsc" } });
+  });
+});
+
+describe("a method that needs a proof on each call", () => {
+  it("feat:S7 refuses a bound browser, which proves its key for refreshes alone, and signs nobody out", async () => {
+    const world = await startWorld({
+      methods: { "notes.v1.NotesService/AddNote": { proof: "required" } },
+    });
+    const browser = world.newBrowser();
+    const tab = await bind(world, browser);
+    const refused = await failure(tab.notes.addNote({ note: { text: "bread" } }));
+    expect(refused?.code).toBe(Code.PermissionDenied);
+    expect(refused?.rawMessage).toMatch(/with tokens in headers/);
+    expect(tab.session.state.status).toBe("signedIn");
   });
 });
 

@@ -53,7 +53,7 @@ export class DeviceBinding {
 
   constructor(options: DeviceBindingOptions) {
     this.#options = options;
-    this.cookies = new ProofCookies(options.cookies, new URL(this.#refreshPath, options.base));
+    this.cookies = new ProofCookies(options.cookies, this.#refreshPath);
   }
 
   /** Whether sign-ins offer a binding. Browsers bind only sessions of https services. */

@@ -13,16 +13,19 @@ export class UsedOnce {
    * @param life milliseconds for which it may come again; the same for all uses
    */
   isFirst(use: string, now: number, life: number): boolean {
+    // A replay must not make room for itself.
+    const known = this.#seen.get(use);
+    if (known !== undefined && now < known) {
+      return false;
+    }
     for (const [oldest, until] of this.#seen) {
       if (now < until && this.#seen.size < max) {
         break;
       }
       this.#seen.delete(oldest);
     }
-    const isFirst = !this.#seen.has(use);
-    if (isFirst) {
-      this.#seen.set(use, now + life);
-    }
-    return isFirst;
+    this.#seen.delete(use);
+    this.#seen.set(use, now + life);
+    return true;
   }
 }

@@ -349,7 +349,10 @@ function hintOf(error: SessionError, { realm, olderRealms, procedure }: ErrorPla
   const maxAge = error.stepUp?.maxAge;
   return {
     action: actionOf(error),
-    reason: error.reason === "INTERNAL" ? Reason.UNSPECIFIED : Reason[error.reason],
+    reason:
+      error.reason === "INTERNAL" || error.reason === "HOST_UNKNOWN"
+        ? Reason.UNSPECIFIED
+        : Reason[error.reason],
     tokens: error.clearTokens ? Tokens.CLEAR : Tokens.KEEP,
     session: error.sessionId ?? "",
     realm,

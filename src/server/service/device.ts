@@ -16,6 +16,8 @@ export interface DeviceRequest {
   /** The path of the URL, without its query. */
   readonly path: string;
   readonly headers: Headers;
+  /** The URL that the server received, for a service with several hosts. */
+  readonly url: string;
 }
 
 /** The endpoints of Device Bound Session Credentials. `dbscHandler` of `rpc-session/http` serves them. */

@@ -360,7 +360,7 @@ async function readNewSession(
   });
   return {
     userId,
-    tenantId: tenantId ?? null,
+    tenantId: tenantId ?? core.tenantId ?? null,
     claims,
     data: readData(data),
     device: label === undefined ? {} : { label },
