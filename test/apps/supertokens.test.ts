@@ -80,8 +80,20 @@ describe.skipIf(skipApps).each(browsers)(
         }),
       );
       const state = { down: false, offline: false, refreshes: 0 };
-      const handle = superTokens(sessions, { issuer }).node(
+      const former = async (token: string) =>
+        token === "former-refresh"
+          ? {
+              ...{ userId: "grace", claims: { role: "reader" } },
+              externalId: { issuer: "supertokens", sid: "former-session" },
+              createdAt: new Date(clock.now() - 60_000),
+            }
+          : undefined;
+      const handle = superTokens(sessions, { issuer, former }).node(
         (request: IncomingMessage, response: ServerResponse) => {
+          if (request.url?.startsWith("/former-")) {
+            signInAtSuperTokens(request.url === "/former-cookie", response);
+            return;
+          }
           if (request.method === "GET") {
             const type = request.url === "/page.js" ? "text/javascript" : "text/html";
             response.setHeader("content-type", type);
@@ -233,6 +245,29 @@ describe.skipIf(skipApps).each(browsers)(
       },
     );
 
+    it.each(modes)(
+      "a session that SuperTokens issued is traded without a sign-in, by %s",
+      async (mode) => {
+        const { open, state } = await world();
+        const page = await open(mode);
+        await page.evaluate(async (path) => {
+          await fetch(path);
+        }, `/former-${mode}`);
+        expect(await page.evaluate(() => st.session.getUserId())).toBe("grace");
+        state.refreshes = 0;
+        const answers = await page.evaluate(() =>
+          Promise.all([st.ways.fetch(), st.ways.xhr(), st.ways.axios(), st.ways.connect()]),
+        );
+        expect(answers).toEqual(Array(4).fill("grace"));
+        expect(state.refreshes).toBe(1);
+        await page.reload();
+        await loaded(page);
+        expect(await by(page, "fetch")).toBe("grace");
+        await page.evaluate(() => st.session.signOut());
+        expect(await by(page, "fetch")).toBe(401);
+      },
+    );
+
     it("in cookie mode a page whose storage was cleared finds its session again", async () => {
       const { open } = await world();
       const page = await open("cookie");
@@ -283,6 +318,23 @@ describe.skipIf(skipApps).each(browsers)(
     });
   },
 );
+
+/** Answers as SuperTokens does after a sign-in. */
+function signInAtSuperTokens(byCookie: boolean, response: ServerResponse): void {
+  const now = Math.round(Date.now() / 1000);
+  const front = { uid: "grace", ate: (now + 3600) * 1000, up: { iat: now, exp: now + 3600 } };
+  response.setHeader("front-token", Buffer.from(JSON.stringify(front)).toString("base64"));
+  if (byCookie) {
+    response.setHeader("set-cookie", [
+      "sAccessToken=former-access; Path=/; HttpOnly; SameSite=Lax",
+      "sRefreshToken=former-refresh; Path=/auth/session/refresh; HttpOnly; SameSite=Lax",
+    ]);
+  } else {
+    response.setHeader("st-access-token", "former-access");
+    response.setHeader("st-refresh-token", "former-refresh");
+  }
+  response.end("{}");
+}
 
 /** Bundles the page of an application that is installed in a folder. */
 async function bundle(folder: string): Promise<string> {

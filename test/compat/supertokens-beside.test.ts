@@ -13,8 +13,8 @@ import { send } from "../helpers/send.ts";
 const issuer = "https://test.example";
 const former = { "st-auth-mode": "header", "content-type": "application/json" };
 
-async function world() {
-  const sessions = testSessions({ public: [NotesService.method.signIn] });
+async function world(options: { readonly browserHeaderTransport?: boolean } = {}) {
+  const sessions = testSessions({ public: [NotesService.method.signIn], ...options });
   const rpcs = connectNodeAdapter(
     sessions.protect({
       routes: (router) =>
@@ -153,5 +153,98 @@ describe("feat:P20 SDKs of SuperTokens beside clients of rpc-session", () => {
     expect(await session.load()).toMatchObject({ status: "signedIn", userId: "ada" });
     const notes = createClient(NotesService, session.transport);
     expect((await notes.listNotes({})).notes[0]?.text).toBe("ada");
+  });
+
+  it("in headers each kind has a session of its own, which only that kind refreshes and ends", async () => {
+    const { sessions, url, call, list } = await world();
+    const signedIn = await call("/notes.v1.NotesService/SignIn", {}, { user: "ada" });
+    const own = ownClient(url);
+    await own.notes.signIn({ user: "ada" });
+    expect((await sessions.list({ userId: "ada" })).sessions).toHaveLength(2);
+
+    sessions.clock.advance("20m");
+    await own.notes.listNotes({});
+    await own.session.signOut();
+    expect((await sessions.list({ userId: "ada" })).sessions).toHaveLength(1);
+    const refresh = { authorization: `Bearer ${signedIn.headers.get("st-refresh-token")}` };
+    const refreshed = await call("/auth/session/refresh", { ...refresh, rid: "session" });
+    expect((await list(refreshed.headers.get("st-access-token"))).status).toBe(200);
+    // A stray header of the other kind changes the form of an answer, never the session.
+    const mixed = await call("/notes.v1.NotesService/ListNotes", {
+      ...{ authorization: `Bearer ${refreshed.headers.get("st-access-token")}` },
+      "rpcsession-session": "signedOut",
+    });
+    expect(mixed.status).toBe(200);
+    expect(mixed.headers.has("front-token")).toBe(false);
+  });
+
+  it("in one browser with cookies both kinds follow one session, each by its own headers", async () => {
+    const { sessions, call } = await world();
+    const browser = { origin: issuer, "sec-fetch-site": "same-origin" };
+    const sdk = { ...browser, "st-auth-mode": "cookie", rid: "session" };
+    // On a page with both, the SDK also marks the requests of our client, which it intercepts.
+    const own = { ...browser, "st-auth-mode": "cookie", "rpcsession-transport": "cookie" };
+    const cookies = new Map<string, string>();
+    const as = async (path: string, headers: Record<string, string>, body = {}) => {
+      const cookie = [...cookies].map((pair) => pair.join("=")).join("; ");
+      const response = await call(path, { ...headers, cookie }, body);
+      for (const line of response.headers.getSetCookie()) {
+        const [, name = "", value = ""] = /^([^=]+)=([^;]*)/.exec(line) ?? [];
+        cookies.set(name, value);
+      }
+      return response;
+    };
+    const list = "/notes.v1.NotesService/ListNotes";
+    const kindOf = ({ headers }: Response) => [
+      headers.has("front-token"),
+      headers.has("rpcsession-session"),
+    ];
+    expect(kindOf(await as("/notes.v1.NotesService/SignIn", sdk, { user: "ada" }))).toEqual([
+      true,
+      false,
+    ]);
+    for (let i = 0; i < 3; i++) {
+      // Each refreshes the session that the other one has refreshed before.
+      sessions.clock.advance("20m");
+      const byOwn = await as("/rpcsession.v1.SessionService/Refresh", own);
+      expect([byOwn.status, ...kindOf(byOwn)]).toEqual([200, false, true]);
+      expect((await as(list, sdk)).status).toBe(200);
+      sessions.clock.advance("20m");
+      const bySdk = await as("/auth/session/refresh", sdk);
+      expect([bySdk.status, ...kindOf(bySdk)]).toEqual([200, true, false]);
+      expect((await as(list, own)).status).toBe(200);
+    }
+    expect((await sessions.list({ userId: "ada" })).sessions).toHaveLength(1);
+    expect((await as("/auth/signout", sdk)).status).toBe(200);
+    expect((await as(list, own)).status).toBe(401);
+  });
+
+  it("an SDK that is switched from cookies to headers keeps its session until it signs out", async () => {
+    const { sessions, call } = await world({ browserHeaderTransport: true });
+    const browser = { origin: issuer, "sec-fetch-site": "same-origin", rid: "session" };
+    const list = "/notes.v1.NotesService/ListNotes";
+    const byCookie = { ...browser, "st-auth-mode": "cookie" };
+    const jarOf = (response: Response) =>
+      response.headers
+        .getSetCookie()
+        .map((line) => line.split(";")[0])
+        .join("; ");
+    let cookie = jarOf(await call("/notes.v1.NotesService/SignIn", byCookie, { user: "ada" }));
+
+    const switched = { ...browser, "st-auth-mode": "header" };
+    expect((await call(list, { ...switched, cookie })).status).toBe(200);
+    sessions.clock.advance("20m");
+    const refreshed = await call("/auth/session/refresh", { ...switched, cookie });
+    expect(refreshed.status).toBe(200);
+    expect(refreshed.headers.has("st-access-token")).toBe(false);
+    cookie = jarOf(refreshed);
+    expect((await call(list, { ...switched, cookie })).status).toBe(200);
+    expect((await call("/auth/signout", { ...switched, cookie })).status).toBe(200);
+    expect((await call(list, { ...switched, cookie })).status).toBe(401);
+
+    // The next session is in headers, as the SDK asks.
+    const again = await call("/notes.v1.NotesService/SignIn", switched, { user: "ada" });
+    expect(again.headers.has("st-access-token")).toBe(true);
+    expect(again.headers.getSetCookie()).toEqual([]);
   });
 });

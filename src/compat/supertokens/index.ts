@@ -1,37 +1,14 @@
 import type { ServerResponse } from "node:http";
-import { createConnectRouter } from "@connectrpc/connect";
-import { createFetchHandler } from "@connectrpc/connect/protocol";
-import { SessionService } from "../../../gen/rpcsession/v1/service_pb.ts";
-import { SessionError } from "../../base/errors.ts";
-import { header } from "../../base/wire.ts";
-import { fromFetch, type JwksSource, jwksHandler } from "../../http/index.ts";
 import type { SessionCors } from "../../server/protect.ts";
-import type { ServerSessions } from "../../server/sessions.ts";
-import { superTokensAnswer, withValidationErrors } from "./errors.ts";
+import { Endpoints, type SuperTokensOptions, type SuperTokensSessions } from "./endpoints.ts";
+import { translated } from "./fetch.ts";
 import { type SdkRequest, type SdkResponse, translateNode } from "./node.ts";
-import {
-  isFromSdk,
-  type ReadHeader,
-  requestChanges,
-  requestHeaders,
-  responseChanges,
-  responseHeaders,
-} from "./wire.ts";
+import { requestHeaders, responseHeaders } from "./wire.ts";
 
 export type { JsonWebKey, JsonWebKeySet, SigningAlgorithm } from "../../jwt/jwk.ts";
+export type { FormerSession, SuperTokensOptions, SuperTokensSessions } from "./endpoints.ts";
 export { type ClaimValidationError, type SuperTokensAnswer, superTokensAnswer } from "./errors.ts";
 export type { SdkRequest, SdkResponse } from "./node.ts";
-
-/** The sessions that the SDKs use: the object that `createSessions` returns. */
-export type SuperTokensSessions = JwksSource & Pick<ServerSessions, "register" | "signOut">;
-
-/** The options of {@link superTokens}. */
-export interface SuperTokensOptions {
-  /** The option `issuer` of `createSessions`; the discovery document names it. */
-  readonly issuer: string;
-  /** The `apiBasePath` of the SDKs. Default "/auth". */
-  readonly basePath?: string;
-}
 
 /** The handlers, middleware and CORS lists that let SuperTokens SDKs use a server. */
 export interface SuperTokens {
@@ -97,7 +74,7 @@ export function superTokens(
   const middleware: SuperTokens["middleware"] = (request, response, next) => {
     const url = request.originalUrl ?? request.url ?? "/";
     if (!endpoints.has(request.method, url)) {
-      translateNode(request, response);
+      translateNode(request, response, endpoints.formerCookies);
       next();
       return;
     }
@@ -108,7 +85,7 @@ export function superTokens(
     fetch: (handler) => async (request) =>
       endpoints.has(request.method, request.url)
         ? endpoints.answer(request)
-        : translated(request, handler),
+        : translated(request, handler, endpoints.formerCookies),
     node: (listener) => (request, response) => {
       middleware(request, response, (error) => {
         if (error === undefined) {
@@ -125,172 +102,6 @@ export function superTokens(
       exposedHeaders: [...new Set([...lists.exposedHeaders, ...responseHeaders])],
     }),
   };
-}
-
-/** The endpoints that the SDKs call by themselves. */
-class Endpoints {
-  readonly #sessions: SuperTokensSessions;
-  readonly #base: string;
-  readonly #answers: ReadonlyMap<string, (request: Request) => Promise<Response>>;
-  readonly #refreshHandler: (request: Request) => Promise<Response>;
-
-  constructor(sessions: SuperTokensSessions, { issuer, basePath = "/auth" }: SuperTokensOptions) {
-    if (typeof sessions?.register !== "function" || typeof sessions.jwks !== "function") {
-      throw new TypeError("superTokens: pass the object that createSessions returns first");
-    }
-    if (typeof issuer !== "string" || !URL.canParse(issuer)) {
-      throw new TypeError(
-        `superTokens: issuer must be the issuer of createSessions, such as "https://api.example.com", got ${JSON.stringify(issuer)}`,
-      );
-    }
-    if (!/^(\/[\w.~-]+)*\/?$/.test(basePath)) {
-      throw new TypeError(
-        `superTokens: basePath must be a path such as "/auth", got ${JSON.stringify(basePath)}`,
-      );
-    }
-    this.#sessions = sessions;
-    this.#base = basePath.replace(/\/$/, "");
-    this.#refreshHandler = refreshHandlerOf(sessions);
-    const keysPath = `${this.#base}/jwt/jwks.json`;
-    const keys = jwksHandler(sessions, { path: keysPath });
-    const discovery = { issuer, jwks_uri: new URL(keysPath, issuer).href };
-    this.#answers = new Map<string, (request: Request) => Promise<Response>>([
-      ["POST /session/refresh", (request) => this.#refresh(request)],
-      ["POST /signout", (request) => this.#signOut(request)],
-      ["GET /jwt/jwks.json", async (request) => (await keys(request)) as Response],
-      [
-        "GET /.well-known/openid-configuration",
-        async () => Response.json(discovery, { headers: { "access-control-allow-origin": "*" } }),
-      ],
-    ]);
-  }
-
-  has(method: string | undefined, url: string): boolean {
-    return this.#find(method, url) !== undefined;
-  }
-
-  async answer(request: Request): Promise<Response> {
-    const answer = this.#find(request.method, request.url);
-    return answer === undefined ? new Response(null, { status: 404 }) : answer(request);
-  }
-
-  #find(method: string | undefined, url: string) {
-    const path = new URL(url, "http://localhost").pathname.replace(/\/$/, "");
-    return path.startsWith(`${this.#base}/`)
-      ? this.#answers.get(`${method} ${path.slice(this.#base.length)}`)
-      : undefined;
-  }
-
-  /** The refresh token comes in a cookie, or as the bearer token. */
-  async #refresh(request: Request): Promise<Response> {
-    // 1. Translate it into a call of SessionService.Refresh.
-    const headers = new Headers(request.headers);
-    apply(headers, requestChanges(readerOf(headers)));
-    const bearer = /^bearer +(.*)$/i.exec(headers.get("authorization") ?? "")?.[1];
-    const refreshToken = headers.get(header.transport) === "cookie" ? undefined : bearer;
-    for (const name of ["authorization", "content-length", "content-encoding", "te"]) {
-      headers.delete(name);
-    }
-    headers.set("content-type", "application/json");
-    const called = await this.#refreshHandler(
-      new Request(new URL(request.url), {
-        method: "POST",
-        headers,
-        body: JSON.stringify(refreshToken === undefined ? {} : { refreshToken }),
-      }),
-    );
-
-    // 2. Translate the answer. A 401 alone makes the SDK forget the session.
-    const { status } = called;
-    const answer = translateResponse(new Response(null, { status, headers: called.headers }));
-    for (const name of ["content-type", "content-length", "content-encoding"]) {
-      answer.headers.delete(name);
-    }
-    const body = called.ok ? {} : { message: await messageOf(called) };
-    if (status === 401 && !answer.headers.has("front-token")) {
-      answer.headers.set("front-token", "remove");
-      answer.headers.append("access-control-expose-headers", "front-token");
-    }
-    return Response.json(body, { status, headers: answer.headers });
-  }
-
-  async #signOut(request: Request): Promise<Response> {
-    const headers = new Headers(request.headers);
-    apply(headers, requestChanges(readerOf(headers)));
-    const exchange = fromFetch(new Request(request.url, { method: "POST", headers }));
-    try {
-      await this.#sessions.signOut(exchange);
-    } catch (error) {
-      if (!(error instanceof SessionError)) {
-        throw error;
-      }
-      const { status, body } = superTokensAnswer(error);
-      return translateResponse(exchange.respond(Response.json(body, { status })));
-    }
-    const answer = translateResponse(exchange.respond(Response.json({ status: "OK" })));
-    answer.headers.set("front-token", "remove");
-    answer.headers.append("access-control-expose-headers", "front-token");
-    return answer;
-  }
-}
-
-/** Serves SessionService.Refresh alone, with the gate, the interceptor and the limits of `register`. */
-function refreshHandlerOf(sessions: SuperTokensSessions): (request: Request) => Promise<Response> {
-  const { handlers } = sessions.register(createConnectRouter());
-  const refresh = handlers.find(({ method }) => method === SessionService.method.refresh);
-  if (refresh === undefined) {
-    throw new TypeError(
-      "superTokens: these sessions only verify; pass the object that createSessions returns",
-    );
-  }
-  return createFetchHandler(refresh);
-}
-
-/** Calls a handler with a translated request. Requests of other clients stay as they are. */
-async function translated(
-  request: Request,
-  handler: (request: Request) => Promise<Response> | Response,
-): Promise<Response> {
-  if (!isFromSdk(readerOf(request.headers))) {
-    return handler(request);
-  }
-  const headers = new Headers(request.headers);
-  apply(headers, requestChanges(readerOf(headers)));
-  const response = translateResponse(await handler(new Request(request, { headers })));
-  const isRefusal =
-    response.status === 403 &&
-    /^application\/json\b/i.test(response.headers.get("content-type") ?? "");
-  if (!isRefusal) {
-    return response;
-  }
-  response.headers.delete("content-length");
-  return new Response(withValidationErrors(await response.text()), response);
-}
-
-function translateResponse(response: Response): Response {
-  const headers = new Headers(response.headers);
-  apply(headers, responseChanges(readerOf(headers)));
-  const { status, statusText } = response;
-  return new Response(response.body, { status, statusText, headers });
-}
-
-function readerOf(headers: Headers): ReadHeader {
-  return (name) => headers.get(name) ?? undefined;
-}
-
-function apply(headers: Headers, changes: ReturnType<typeof requestChanges>): void {
-  for (const [name, value] of changes) {
-    if (value === undefined) {
-      headers.delete(name);
-    } else {
-      headers.set(name, value);
-    }
-  }
-}
-
-async function messageOf(refused: Response): Promise<string> {
-  const { message = "" } = (await refused.json().catch(() => ({}))) as { message?: string };
-  return refused.status === 401 ? "unauthorised" : message;
 }
 
 /** The headers of a request of Node.js. Its body is not needed. */

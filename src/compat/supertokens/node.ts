@@ -6,7 +6,13 @@ import type {
 } from "node:http";
 import type { Http2ServerRequest, Http2ServerResponse } from "node:http2";
 import { withValidationErrors } from "./errors.ts";
-import { isFromSdk, type ReadHeader, requestChanges, responseChanges } from "./wire.ts";
+import {
+  isFromSdk,
+  type ReadHeader,
+  requestChanges,
+  responseChanges,
+  tellsOfSession,
+} from "./wire.ts";
 
 /** A request of node:http, node:https, node:http2 or Express. */
 export type SdkRequest = (IncomingMessage | Http2ServerRequest) & {
@@ -19,8 +25,15 @@ export type SdkResponse = ServerResponse | Http2ServerResponse;
 /** Bodies of refused calls are small. Longer ones are passed on as they are. */
 const maxRefusal = 65_536;
 
-/** Translates a request of an SDK, and its response when it is sent. Leaves all others alone. */
-export function translateNode(request: SdkRequest, response: SdkResponse): void {
+/**
+ * Translates a request of an SDK, and its response when it is sent. Leaves all others alone. A response
+ * that tells of a session also sets `formerCookies`.
+ */
+export function translateNode(
+  request: SdkRequest,
+  response: SdkResponse,
+  formerCookies: readonly string[],
+): void {
   const read = readerOf(request.headers);
   if (isFromSdk(read)) {
     for (const [name, value] of requestChanges(read)) {
@@ -30,7 +43,7 @@ export function translateNode(request: SdkRequest, response: SdkResponse): void 
         request.headers[name] = value;
       }
     }
-    TranslatedResponse.take(response);
+    TranslatedResponse.take(response, formerCookies);
   }
 }
 
@@ -53,13 +66,15 @@ type BodyArguments = readonly unknown[];
  */
 class TranslatedResponse {
   readonly #response: SdkResponse;
+  readonly #formerCookies: readonly string[];
   readonly #original: Original;
   /** What has been written of a refusal; undefined for any other response. */
   #held: Buffer[] | undefined;
   #isHead = false;
 
-  private constructor(response: SdkResponse) {
+  private constructor(response: SdkResponse, formerCookies: readonly string[]) {
     this.#response = response;
+    this.#formerCookies = formerCookies;
     const sent = response as ServerResponse;
     this.#original = {
       writeHead: sent.writeHead.bind(sent),
@@ -69,8 +84,8 @@ class TranslatedResponse {
   }
 
   /** From now on, the response is sent through this class. */
-  static take(response: SdkResponse): void {
-    const translated = new TranslatedResponse(response);
+  static take(response: SdkResponse, formerCookies: readonly string[]): void {
+    const translated = new TranslatedResponse(response, formerCookies);
     Object.assign(response, {
       writeHead: translated.#writeHead.bind(translated),
       flushHeaders: () => translated.#start(),
@@ -89,12 +104,17 @@ class TranslatedResponse {
     for (const [name, value] of entriesOf(headers)) {
       response.setHeader(name, value);
     }
-    for (const [name, value] of responseChanges(readerOf(response.getHeaders()))) {
+    const changes = responseChanges(readerOf(response.getHeaders()));
+    for (const [name, value] of changes) {
       if (value === undefined) {
         response.removeHeader(name);
       } else {
         response.setHeader(name, value);
       }
+    }
+    if (this.#formerCookies.length > 0 && tellsOfSession(changes)) {
+      const cookies = [response.getHeader("set-cookie") ?? []].flat().map(String);
+      response.setHeader("set-cookie", [...cookies, ...this.#formerCookies]);
     }
     this.#isHead = true;
     if (status === 403 && isJson(response)) {

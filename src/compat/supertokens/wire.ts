@@ -28,9 +28,20 @@ export function isFromSdk(read: ReadHeader): boolean {
   return isMarked && read(header.session) === undefined && read(header.transport) === undefined;
 }
 
-/** Returns the changes that turn the headers of an SDK's request into those of rpc-session. */
+/** The session cookies by their default names, with any prefix, and the port of localhost. */
+const sessionCookie = /(?:^|;) *(?:__[A-Za-z-]+-)?rpcsession-(?:access|refresh)(?:-\d+)?=/;
+
+/**
+ * Returns the changes that turn the headers of an SDK's request into those of rpc-session.
+ *
+ * An SDK that was switched from cookies to headers still has its session in cookies. SuperTokens goes by
+ * the tokens of a request, so that session lives on; without this, it could neither be used nor ended.
+ */
 export function requestChanges(read: ReadHeader): HeaderChange[] {
-  const mode = read("st-auth-mode");
+  const asked = read("st-auth-mode");
+  const hasOnlyCookies =
+    read("authorization") === undefined && sessionCookie.test(read("cookie") ?? "");
+  const mode = asked === "header" && hasOnlyCookies ? "cookie" : asked;
   const antiCsrf = read("anti-csrf");
   return [
     ...(mode === "cookie" || mode === "header" ? [[header.transport, mode] as const] : []),
@@ -63,6 +74,11 @@ export function responseChanges(read: ReadHeader): HeaderChange[] {
       [...(exposed ? [exposed] : []), ...written.map(([name]) => name)].join(", "),
     ],
   ];
+}
+
+/** Whether a response tells the SDK of a session that began, was refreshed or ended. */
+export function tellsOfSession(changes: readonly HeaderChange[]): boolean {
+  return changes.some(([name, value]) => name === "front-token" && value !== undefined);
 }
 
 /**
