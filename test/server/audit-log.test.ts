@@ -232,6 +232,8 @@ describe("feat:N13 the audit log", () => {
     await sessions.ready();
     sessions.clock.advance("2m");
     expect(await pruned.promise).toBe(1);
+    // Otherwise the lease of the sweeper, which has ended, would count as a row.
+    await store.lease("sweeper", "the test", 60_000);
     expect(await store.prune(10)).toBe(0);
   });
 
