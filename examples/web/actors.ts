@@ -33,7 +33,7 @@ interface Loot {
   /** Sends calls as the victim does. */
   readonly transport: Transport;
   /** Exchanges the refresh token. */
-  refresh(): Promise<unknown>;
+  readonly refresh: () => Promise<unknown>;
 }
 
 /** Somebody who has copied the cookies or the tokens of a client, and uses them from a program of his own. */
