@@ -4,12 +4,14 @@ import type { AnyClaims, ClaimsInput, ClaimsOf, ClaimsSchema, JsonObject } from 
 import type { FeedReadings } from "./base/telemetry.ts";
 import { Engine } from "./engine/engine.ts";
 import type { SessionsHealth } from "./engine/revocation/health.ts";
+import type { ReadHost } from "./host-options.ts";
 import { incidentTools, type SessionKeys, type SessionSecrets } from "./incident.ts";
 import type { JsonWebKeySet } from "./jwt/jwk.ts";
 import { readOptions, type SessionsOptions } from "./options.ts";
 import type { Core } from "./server/core.ts";
+import { createHostedSessions } from "./server/hosts.ts";
 import { sessionOn } from "./server/session/handle.ts";
-import { createServerSessions, type ServerSessions } from "./server/sessions.ts";
+import { createInstance, type ServerSessions } from "./server/sessions.ts";
 
 /**
  * Verified sessions for Connect services. `Claims` is the type that handlers read, `Given` the type
@@ -94,7 +96,13 @@ export function createSessions<Schema extends ClaimsSchema = AnyClaims>(
 ): Sessions<ClaimsOf<Schema>, ClaimsInput<Schema>>;
 // The implementation treats claims as JSON; the schema guarantees their type.
 export function createSessions(options: SessionsOptions): Sessions {
-  const { engine: engineOptions, core: serverOptions, policies, events } = readOptions(options);
+  const {
+    engine: engineOptions,
+    core: serverOptions,
+    policies,
+    events,
+    ...read
+  } = readOptions(options);
   const engine = new Engine(engineOptions);
   const core: Core = {
     ...serverOptions,
@@ -121,7 +129,12 @@ export function createSessions(options: SessionsOptions): Sessions {
     await closing;
   };
   return {
-    ...createServerSessions(core, policies),
+    ...(read.hosts === undefined
+      ? createInstance(core, policies).sessions
+      : createHostedSessions(core, policies, {
+          hosts: read.hosts.map((host) => atHost(core, engine, host)),
+          hostOf: read.hostOf,
+        })),
     health,
     ...operations.tracked({
       async jwks() {
@@ -141,6 +154,12 @@ export function createSessions(options: SessionsOptions): Sessions {
     close,
     [Symbol.asyncDispose]: () => close(),
   };
+}
+
+/** A host of the service: its instance has an engine of its own, which shares the store. */
+function atHost(core: Core, engine: Engine, { names, accepted, core: own }: ReadHost) {
+  const ofHost = engine.forHost(accepted);
+  return { names, core: { ...core, ...own, engine: ofHost.open.bind(ofHost) } };
 }
 
 /** The state of the change log for telemetry; undefined while the instance is not open. */

@@ -84,6 +84,7 @@ export type {
   Stored,
   StoredSigningKey,
 } from "./engine/store.ts";
+export type { HostOptions } from "./host-options.ts";
 export type { SecretInfo, SessionKeys, SessionSecrets, SigningKeyInfo } from "./incident.ts";
 export type { JsonWebKey, JsonWebKeySet, SigningAlgorithm } from "./jwt/jwk.ts";
 export type { VerifiedCacheOptions } from "./jwt/verified-cache.ts";
@@ -98,6 +99,7 @@ export type {
 } from "./server/call/exchange.ts";
 export type { RequestGate } from "./server/call/gate.ts";
 export type { ClientIp, Refusal, RefusalMessage } from "./server/core.ts";
+export type { HostOf, HostRequest } from "./server/hosts.ts";
 export type { AuthorizeOptions, Decision } from "./server/policy/decisions.ts";
 export type {
   ClaimDemand,
@@ -131,6 +133,8 @@ export type {
   StepUpDemand,
   VerifyingSessions,
 } from "./server/reading.ts";
+export type { DeviceEndpoints, DeviceRequest } from "./server/service/device.ts";
+export type { AdoptedFacts } from "./server/session/adopt.ts";
 export type {
   AuditEntry,
   AuditListOptions,
@@ -155,5 +159,11 @@ export type {
   SessionFacts,
 } from "./server/session/sign-in.ts";
 export type { ForkOptions } from "./server/session/successors.ts";
-export type { IssuedSession, ServerSessions } from "./server/sessions.ts";
+export type { SessionTicket, TicketOptions } from "./server/session/tickets.ts";
+export type {
+  HostSessions,
+  IssuedSession,
+  IssueOptions,
+  ServerSessions,
+} from "./server/sessions.ts";
 export { type KeepAliveOptions, keepAlive } from "./server/streams/keep-alive.ts";

@@ -40,14 +40,17 @@ import {
   revocationChecks,
 } from "./engine/revocation/check.ts";
 import type { SessionLimit, SessionStore } from "./engine/store.ts";
+import { type HostOptions, type ReadHost, readHosts } from "./host-options.ts";
 import type { SigningAlgorithm } from "./jwt/jwk.ts";
 import { readCacheLimits, type VerifiedCacheOptions } from "./jwt/verified-cache.ts";
 import type { CookieOptions } from "./request/cookie-options.ts";
 import { SessionCookies } from "./request/cookies.ts";
 import { readPageOrigins } from "./request/origins.ts";
+import { DeviceBinding } from "./server/authenticate/device.ts";
 import { type BindMode, Proofs, readBindMode } from "./server/authenticate/proofs.ts";
 import { Operations } from "./server/call/operations.ts";
 import type { ClientIp, Core, RefusalMessage } from "./server/core.ts";
+import type { HostOf } from "./server/hosts.ts";
 import { compilerOf } from "./server/policy/conditions.ts";
 import { type AuthorizeOptions, Decisions } from "./server/policy/decisions.ts";
 import {
@@ -79,6 +82,28 @@ export interface SessionsOptions<Schema extends ClaimsSchema = AnyClaims> {
    * names that one.
    */
   readonly audience?: string;
+  /**
+   * The hosts under which this service answers, each with an issuer, cookies and origins of its own, for
+   * example shops under names of their own. At most 1000. A request for any other host is refused, and
+   * tokens of one host are not accepted at another. All hosts share the store, the signing keys and the
+   * policies. The option `issuer` stays the name of the service: its keys are stored under it. Default:
+   * one host, whatever requests call it.
+   *
+   * @example
+   * hosts: [
+   *   { issuer: "https://shop-a.example", cookies: { domain: "shop-a.example" } },
+   *   { issuer: "https://shop-b.example", origins: ["https://www.shop-b.example"] },
+   * ]
+   */
+  readonly hosts?: readonly HostOptions[];
+  /**
+   * Returns the host that a request is for, such as "shop-a.example"; undefined refuses the request. It
+   * only selects one of `hosts`. Clients choose what `Host` and `X-Forwarded-Host` say, so read the host
+   * from where only your proxy can write. Default: `Host` or `:authority`; forwarded headers do not count.
+   *
+   * @example `hostOf: ({ requestHeader }) => requestHeader.get("x-shop-host") ?? undefined`
+   */
+  readonly hostOf?: HostOf;
   /** Where sessions are stored: for example `sqliteStore("sessions.db")`, or `memoryStore()` in tests. */
   readonly store: SessionStore;
   /**
@@ -249,8 +274,11 @@ export interface BindOptions {
   /**
    * Which sign-ins bind their session to a key; each can decide for itself. Default "preferred".
    *
-   * - `preferred`: those whose request has a proof. The tokens of such a session travel in headers.
-   * - `required`: all of them. A sign-in without a proof, or with tokens in cookies, is refused.
+   * - `preferred`: those whose request has a proof, with tokens in headers; and those of browsers that
+   *   register a key, with tokens in cookies, if you serve `dbscHandler` of `rpc-session/http`.
+   * - `required`: all of them. A sign-in without a proof is refused. With tokens in cookies, the browser
+   *   must prove its key within 5 minutes, or its session is not refreshed; without `dbscHandler` such
+   *   sign-ins are refused.
    * - `off`: none.
    */
   readonly mode?: BindMode;
@@ -289,6 +317,9 @@ export interface ResolvedOptions {
   readonly events: EventLimit;
   readonly policies: Policies;
   readonly core: Omit<Core, "engine" | "revocations" | "sessionOn">;
+  /** Undefined if the service has one host, whatever requests call it. */
+  readonly hosts: readonly ReadHost[] | undefined;
+  readonly hostOf: HostOf | undefined;
 }
 
 /** @throws TypeError that names the wrong option and how to correct it */
@@ -302,15 +333,20 @@ export function readOptions(options: SessionsOptions): ResolvedOptions {
   const claimSources = readClaimSources(options.claimSources);
   const sourced = [...claimSources.keys()];
   const claims = new ClaimsRule(options.claims, options.clientClaims, sourced);
+  const hosts = readHostOptions(options);
   const engine = readEngineOptions(options, {
+    hosts: hosts?.map(({ accepted }) => accepted) ?? [],
     clock,
     emit: emitting(telemetry, events),
     telemetry,
     shownLength: claims.shownLength,
   });
+  const cookies = new SessionCookies(issuer, options.cookies);
+  const site = { issuer, sameSite: options.cookies?.sameSite };
+  const origins = readPageOrigins(options.origins, site);
+  const url = options.bind?.url ?? options.issuer;
   return {
-    engine,
-    events,
+    ...{ engine, events, hosts, hostOf: options.hostOf },
     policies: new Policies({
       public: options.public ?? [],
       methods: options.methods ?? {},
@@ -322,12 +358,14 @@ export function readOptions(options: SessionsOptions): ResolvedOptions {
       issuer: options.issuer,
       olderIssuers: options.olderIssuers ?? [],
       isOwnIssuer: isAnyOf([options.issuer, ...(options.olderIssuers ?? [])]),
-      cookies: new SessionCookies(issuer, options.cookies),
-      origins: readPageOrigins(options.origins, { issuer, sameSite: options.cookies?.sameSite }),
+      cookies,
+      origins,
       crossSite: readChoice("crossSite", options.crossSite, ["checked", "unchecked"]),
-      proofs: new Proofs({
-        mode: readBindMode("bind.mode", options.bind?.mode),
-        url: options.bind?.url ?? options.issuer,
+      proofs: new Proofs({ mode: readBindMode("bind.mode", options.bind?.mode), url }),
+      device: new DeviceBinding({
+        base: readIssuer(url, "bind.url"),
+        cookies: cookies.plan,
+        origins,
       }),
       antiCsrf: readChoice("antiCsrf", options.antiCsrf, ["off", "token"]),
       browserHeaderTransport: options.browserHeaderTransport ?? false,
@@ -356,6 +394,8 @@ const shapes: Readonly<Record<keyof SessionsOptions, Shape>> = {
   issuer: "string",
   olderIssuers: "array",
   audience: "string",
+  hosts: "array",
+  hostOf: "function",
   store: "any",
   secret: "any",
   deadSecrets: "array",
@@ -422,7 +462,7 @@ function readEngineOptions(
   {
     telemetry,
     ...shared
-  }: Pick<EngineOptions, "clock" | "emit" | "shownLength"> & {
+  }: Pick<EngineOptions, "hosts" | "clock" | "emit" | "shownLength"> & {
     readonly telemetry: SessionTelemetry | undefined;
   },
 ): EngineOptions {
@@ -446,6 +486,7 @@ function readEngineOptions(
   const { issuer, audience, bind = {} } = options;
   assertMembers("bind", bind, { mode: 0, onMismatch: 0, url: 0 });
   return {
+    mayRequire: bind.mode === "required",
     onMismatch: readChoice("bind.onMismatch", bind.onMismatch, ["refuse", "revoke"]),
     issuer,
     older: readOlderIssuers(options.olderIssuers, { issuer, audience }),
@@ -463,6 +504,31 @@ function readEngineOptions(
     auditLog: options.auditLog,
     ...shared,
   };
+}
+
+/** Options of a service with one host, which each host has for itself. */
+const ofOneHost = ["origins", "audience"] as const;
+
+function readHostOptions(options: SessionsOptions): readonly ReadHost[] | undefined {
+  const { issuer, olderIssuers, hosts, cookies, bind } = options;
+  if (hosts === undefined) {
+    if (options.hostOf !== undefined) {
+      throw new TypeError(
+        "hostOf selects one of the hosts, but the option hosts is missing; list them there, or leave out hostOf",
+      );
+    }
+    return undefined;
+  }
+  const given = ofOneHost.find((name) => options[name] !== undefined);
+  if (given !== undefined || bind?.url !== undefined) {
+    throw new TypeError(
+      given === undefined
+        ? "bind.url is one URL, but with the option hosts proofs name the issuer of their host; leave it out"
+        : `${given} is for a service with one host; with the option hosts, set ${given} of each host instead`,
+    );
+  }
+  const bindMode = readBindMode("bind.mode", bind?.mode);
+  return readHosts(hosts, { issuer, olderIssuers, cookies, bindMode });
 }
 
 /** Telemetry receives every event; listeners and loggers are spared a flood. */

@@ -35,7 +35,7 @@ import { readPageOrigins } from "./request/origins.ts";
 import { Proofs } from "./server/authenticate/proofs.ts";
 import { createCallKey } from "./server/call/call.ts";
 import { Operations } from "./server/call/operations.ts";
-import type { Authenticator, VerifyingCore } from "./server/core.ts";
+import type { Authenticator, RefusalMessage, VerifyingCore } from "./server/core.ts";
 import { compilerOf } from "./server/policy/conditions.ts";
 import { type AuthorizeOptions, Decisions } from "./server/policy/decisions.ts";
 import {
@@ -43,7 +43,7 @@ import {
   type MethodPolicyOptions,
   Policies,
 } from "./server/policy/policy.ts";
-import { createVerifyingSessions, type VerifyingSessions } from "./server/reading.ts";
+import { type VerifyingSessions, verifyingInstance } from "./server/reading.ts";
 
 export type { Duration } from "./base/checks.ts";
 export type { Clock } from "./base/clock.ts";
@@ -81,6 +81,7 @@ export type {
   RpcContext,
 } from "./server/call/exchange.ts";
 export type { RequestGate } from "./server/call/gate.ts";
+export type { Refusal, RefusalMessage } from "./server/core.ts";
 export type { AuthorizeOptions, Decision } from "./server/policy/decisions.ts";
 export type {
   ClaimDemand,
@@ -145,6 +146,8 @@ export interface VerifySessionsOptions<Schema extends ClaimsSchema = AnyClaims> 
    * {@link AuthorizeOptions}. Default: none; policies decide alone.
    */
   readonly authorize?: AuthorizeOptions<ClaimsOf<Schema>>;
+  /** Replaces the message of a refused call; see `SessionsOptions.refusalMessage`. Default: in English. */
+  readonly refusalMessage?: RefusalMessage;
   /**
    * The schema of a session's claims; see `SessionsOptions.claims`. It types `session.claims`, and
    * calls whose claims do not match are refused. Default: any JSON object.
@@ -232,6 +235,11 @@ export function verifySessions(options: VerifySessionsOptions): VerifySessions {
   }
   assertMembers("verifySessions", options, members);
   const { clock = systemClock } = options;
+  if (!["function", "undefined"].includes(typeof options.refusalMessage)) {
+    throw new TypeError(
+      `verifySessions: refusalMessage must be a function, got ${typeof options.refusalMessage}`,
+    );
+  }
   const telemetry = readTelemetry(options.telemetry);
   const issuer = readIssuer(options.issuer);
   const keys = keysOfIssuer({
@@ -249,7 +257,7 @@ export function verifySessions(options: VerifySessionsOptions): VerifySessions {
   const authenticator = new VerifyingAuthenticator({ ...options, clock }, keys);
   const events = new EventLimit(safeListener(options.onEvent), clock);
   const core: VerifyingCore = {
-    refusalMessage: undefined,
+    refusalMessage: options.refusalMessage,
     issuer: options.issuer,
     olderIssuers: options.olderIssuers ?? [],
     isOwnIssuer: isAnyOf([options.issuer, ...(options.olderIssuers ?? [])]),
@@ -280,7 +288,7 @@ export function verifySessions(options: VerifySessionsOptions): VerifySessions {
   };
   telemetry?.start(() => authenticator.readings);
   const parts = { key: createCallKey(), policies, service: undefined };
-  return { ...createVerifyingSessions(core, parts), ready: () => keys.ready() };
+  return { ...verifyingInstance(core, parts).sessions, ready: () => keys.ready() };
 }
 
 const members: Readonly<Record<keyof VerifySessionsOptions, 0>> = {
@@ -291,7 +299,7 @@ const members: Readonly<Record<keyof VerifySessionsOptions, 0>> = {
     jwks: 0,
     public: 0,
     methods: 0,
-    ...{ conditions: 0, authorize: 0 },
+    ...{ conditions: 0, authorize: 0, refusalMessage: 0 },
     claims: 0,
     clockSkew: 0,
   },

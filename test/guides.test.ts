@@ -20,6 +20,7 @@ import {
   createConnectTransport as createNodeTransport,
 } from "@connectrpc/connect-node";
 import { createConnectTransport } from "@connectrpc/connect-web";
+import type { SessionError } from "rpc-session";
 import { createSessionClient, memoryTokens } from "rpc-session/client";
 import { sessionFetch } from "rpc-session/client/fetch";
 import { fromNode } from "rpc-session/http";
@@ -167,20 +168,26 @@ describe("docs/vite.md", () => {
 });
 
 describe("docs/moving.md", () => {
-  it("a former session is traded once, and the client knows who is signed in", async () => {
-    const former = new Map([["former=1", "ada"]]);
+  it("feat:O7 a former session is traded once, and the client knows who is signed in", async () => {
     const server = http.createServer();
     const origin = await listen(server);
     const sessions = testSessions({ issuer: origin });
+    const createdAt = new Date(sessions.clock.now() - 86_400_000);
+    const former = new Map([["former=1", { userId: "ada", id: "1", createdAt }]]);
     const rpcs = connectNodeAdapter(sessions.protect({ routes: () => {} }));
     const trade = async (request: http.IncomingMessage, response: http.ServerResponse) => {
-      const cookie = request.headers.cookie ?? "";
-      const userId = former.get(cookie);
-      if (userId !== undefined) {
-        await sessions.create(fromNode(request, response), { userId });
-        former.delete(cookie);
-      }
-      response.writeHead(userId === undefined ? 401 : 204).end();
+      const old = former.get(request.headers.cookie ?? "");
+      const refusal =
+        old &&
+        (await sessions
+          .adopt(fromNode(request, response), {
+            userId: old.userId,
+            externalId: { issuer: "former", sid: old.id },
+            createdAt: old.createdAt,
+          })
+          .then(() => undefined)
+          .catch((error: SessionError) => error.statusCode));
+      response.writeHead(old === undefined ? 401 : (refusal ?? 204)).end();
     };
     server.on("request", (request, response) => {
       if (request.url === "/trade") {
@@ -197,14 +204,19 @@ describe("docs/moving.md", () => {
       });
       const fetchWithSession = sessionFetch(session, { baseUrl: origin });
       if ((await session.load()).status === "signedOut") {
-        await fetchWithSession("/trade", { method: "POST", headers: { cookie: "former=1" } });
+        const init = { method: "POST", headers: { cookie: "former=1" } };
+        const answer = await fetchWithSession("/trade", init);
+        if (answer.status === 401) {
+          await session.load();
+        }
       }
       return session.state;
     };
 
     expect(await start()).toMatchObject({ status: "signedIn", userId: "ada" });
     expect(await start()).toMatchObject({ status: "signedOut" });
-    expect((await sessions.list({ userId: "ada" })).sessions).toHaveLength(1);
+    const { sessions: live } = await sessions.list({ userId: "ada" });
+    expect(live.map((session) => session.createdAt)).toEqual([createdAt]);
   });
 });
 

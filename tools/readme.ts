@@ -12,6 +12,7 @@ const programs: Readonly<Record<string, string>> = {
   client: "examples/minimal/client.ts",
   account: "examples/account/service.ts",
   watch: "examples/watch/client.ts",
+  authzen: "examples/authzen/authorize.ts",
   express: "examples/express/server.ts",
   fastify: "examples/fastify/server.ts",
   hono: "examples/hono/server.ts",

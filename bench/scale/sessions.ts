@@ -30,6 +30,7 @@ export function typicalSession(given: Partial<NewSession> = {}): NewSession {
     lineage: null,
     externalId: null,
     authentication: null,
+    createdAt: null,
     authTime: null,
     replaces: null,
     requires: null,

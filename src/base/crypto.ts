@@ -90,6 +90,10 @@ export interface SecretKeys {
   readonly antiCsrf: Mac;
   /** Makes the nonces of proofs of possession. */
   readonly nonce: Mac;
+  /** Makes the challenges, session identifiers and proof cookies of device bound sessions. */
+  readonly device: Mac;
+  /** Makes tickets. */
+  readonly ticket: Mac;
   /** AES-256-GCM key for data that is stored encrypted. */
   readonly encryption: CryptoKey;
 }
@@ -147,6 +151,8 @@ async function deriveKeys(secret: Uint8Array<ArrayBuffer>, issuer: string): Prom
     refreshCheck: await createMac(await derive("refresh-check"), checkBytes),
     antiCsrf: await createMac(await derive("anti-csrf")),
     nonce: await createMac(await derive("proof-nonce")),
+    device: await createMac(await derive("device-proof")),
+    ticket: await createMac(await derive("ticket")),
     encryption: await crypto.subtle.importKey("raw", encryption, "AES-GCM", false, [
       "encrypt",
       "decrypt",

@@ -16,8 +16,15 @@ export type SessionErrorKind =
   | "unavailable"
   | "general";
 
-/** The cause of a {@link SessionError}: a name of the enum `rpcsession.v1.Reason`, or `INTERNAL`. */
-export type SessionErrorReason = Exclude<keyof typeof Reason, "UNSPECIFIED"> | "INTERNAL";
+/**
+ * The cause of a {@link SessionError}: a name of the enum `rpcsession.v1.Reason`, or one that clients are
+ * not told. `INTERNAL` is a fault of the service. `HOST_UNKNOWN` is a request for a host that the option
+ * `hosts` does not list.
+ */
+export type SessionErrorReason =
+  | Exclude<keyof typeof Reason, "UNSPECIFIED">
+  | "INTERNAL"
+  | "HOST_UNKNOWN";
 
 /** The details of a {@link SessionError}. */
 export interface SessionErrorOptions {
@@ -71,7 +78,7 @@ export class SessionError extends Error {
   override readonly name = "SessionError";
   /** The reaction that the caller should take. */
   readonly kind: SessionErrorKind;
-  /** The cause; `INTERNAL` for a fault of the service. */
+  /** The cause; see {@link SessionErrorReason}. */
   readonly reason: SessionErrorReason;
   /** The id of the session to which the presented token belongs, if that was proven. */
   readonly sessionId: string | undefined;

@@ -95,6 +95,9 @@ function causeOf(event: SessionEvent): Cause | undefined {
   if (event.type === "csrfRefused") {
     return { reason: event.check, key: `csrfRefused ${event.check}` };
   }
+  if (event.type === "adoptionRefused") {
+    return { reason: event.why, key: `adoptionRefused ${event.why}` };
+  }
   if (event.type === "logoutRefused") {
     return { reason: event.why, key: `logoutRefused ${event.why}` };
   }

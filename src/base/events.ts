@@ -19,8 +19,17 @@ export type TheftKind = "previous" | "older";
 
 /** An event of a session or of its service. Contains no token or other secret. */
 export type SessionEvent =
-  /** A session was created: by `create`, `reauthenticate`, `issue` or `fork`. */
+  /** A session was created: by `create`, `adopt`, `reauthenticate`, `issue` or `fork`. */
   | { readonly type: "created"; readonly sessionId: string; readonly userId: string }
+  /**
+   * `adopt` refused a session of another system. `why` is `adopted` if it was adopted before: by the same
+   * client, or by somebody who has a copy of its token. `why` is `expired` if it is too old.
+   */
+  | {
+      readonly type: "adoptionRefused";
+      readonly userId: string;
+      readonly why: "adopted" | "expired";
+    }
   /** A refresh token was exchanged; `generation` is the generation of the session after that. */
   | { readonly type: "refreshed"; readonly sessionId: string; readonly generation: number }
   /** A refresh was repeated because its response was lost; the client received the same successor. */
@@ -121,13 +130,14 @@ export type SessionEvent =
   /**
    * A valid refresh token of a bound session was refused, because the request did not prove the session's
    * key. Either somebody else has the token, or the client has lost its key. `why` is `missing` if there
-   * was no proof, and `otherKey` if another key was proven.
+   * was no proof, and `otherKey` if another key was proven. Of a browser (DBSC) it may also be `stale`, a
+   * proof that was made for another refresh, or `skipped`, if the browser could make none now.
    */
   | {
       readonly type: "proofRefused";
       readonly sessionId: string;
       readonly userId: string;
-      readonly why: "missing" | "otherKey";
+      readonly why: "missing" | "otherKey" | "stale" | "skipped";
     }
   /** The store was restored to a state older than its tokens, and the session was moved forward. */
   | {
@@ -240,6 +250,7 @@ type Line = { readonly level: keyof SessionLogger; readonly message: string };
 
 const lines: Readonly<Record<SessionEvent["type"], Line>> = {
   created: { level: "info", message: "created a session" },
+  adoptionRefused: { level: "warn", message: "refused to adopt a session of another system" },
   refreshed: { level: "info", message: "refreshed a session" },
   recovered: { level: "info", message: "recovered a refresh whose response was lost" },
   claimsChanged: { level: "info", message: "changed the claims of a session" },

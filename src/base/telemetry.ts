@@ -4,7 +4,7 @@ import type { SessionEvent } from "./events.ts";
  * An operation that a {@link SessionTelemetry} observes:
  *
  * - `verify`: a call was authenticated; shown only if it waited
- * - `refresh`, `signIn`, `fork`, `reauthenticate`, `revoke`: changes of sessions
+ * - `refresh`, `signIn`, `adopt`, `fork`, `reauthenticate`, `revoke`: changes of sessions
  * - `feedRead`: the change log was read
  * - `keyRotation`: the next signing key was created
  * - `sourceFetch`: a claim was fetched from its source, or the keys of an issuer
@@ -13,6 +13,7 @@ export type ObservedOperation =
   | "verify"
   | "refresh"
   | "signIn"
+  | "adopt"
   | "fork"
   | "reauthenticate"
   | "revoke"

@@ -36,6 +36,20 @@ export const proofHeader = {
   nonce: "dpop-nonce",
 } as const;
 
+/** The headers of Device Bound Session Credentials (DBSC, W3C). Browsers write the bare value or quote it. */
+export const deviceHeader = {
+  /** Response: asks a browser to register a key for the session. */
+  registration: "secure-session-registration",
+  /** Request: the proof, a JWT. */
+  response: "secure-session-response",
+  /** Response: asks for a proof with this challenge. */
+  challenge: "secure-session-challenge",
+  /** Request: the identifier that the registration returned. Scripts cannot set it. */
+  sessionId: "sec-secure-session-id",
+  /** Request: why the browser could not prove possession now. */
+  skipped: "secure-session-skipped",
+} as const;
+
 /**
  * What a notice reports:
  *

@@ -3,7 +3,7 @@ import { type ASTNode, Environment } from "@marcbachmann/cel-js";
 import { assertMembers } from "../base/checks.ts";
 import type { ClaimsSchema, JsonObject } from "../base/json.ts";
 import type { Condition, ConditionLanguage } from "../server/policy/conditions.ts";
-import { addClaims, addMessage, addType, type JsonSchema, plain } from "./types.ts";
+import { addClaims, addMessage, addType, type JsonSchema, plain, withinLimits } from "./types.ts";
 
 export type {
   Condition,
@@ -118,13 +118,14 @@ function compile(source: string, method: DescMethod, claims: JsonSchema | undefi
   return {
     source,
     readsRequest: reads.request,
-    claims: [...reads.claims],
+    claims: reads.anyClaim ? "any" : [...reads.claims],
     holds(facts) {
-      const result: unknown = evaluate({
+      const names = {
         session: new session(facts.session),
         now: new Date(facts.now),
         ...(facts.request === undefined ? {} : { request: request.see(facts.request) }),
-      });
+      };
+      const result: unknown = withinLimits(() => evaluate(names));
       return result === true;
     },
   };
@@ -151,7 +152,7 @@ const loops: ReadonlySet<string> = new Set(["all", "exists", "exists_one", "map"
 
 /** What a condition reads. @throws TypeError if it could take long */
 function inspect(source: string, ast: ASTNode) {
-  const reads = { request: false, claims: new Set<string>() };
+  const reads = { request: false, anyClaim: false, claims: new Set<string>() };
   const visit = (node: unknown, within: number): void => {
     if (Array.isArray(node)) {
       for (const one of node) {
@@ -165,11 +166,19 @@ function inspect(source: string, ast: ASTNode) {
     const { op, args, start } = node as { op: string; args: unknown; start: number };
     if (op === "id") {
       reads.request ||= args === "request";
+      // The session as a whole, for example under another name, and so all of its claims.
+      reads.anyClaim ||= args === "session";
       return;
     }
     const claim = claimIn(node as ASTNode);
     if (claim !== undefined) {
       reads.claims.add(claim);
+      return;
+    }
+    const member = memberOfSession(node);
+    if (member !== undefined) {
+      reads.anyClaim ||= member === "claims";
+      return;
     }
     const called = op === "rcall" || op === "call" ? (args as [string])[0] : "";
     if (called === "matches") {
@@ -195,10 +204,18 @@ function claimIn({ op, args }: ASTNode): string | undefined {
     return undefined;
   }
   const [of, name] = args as unknown as [ASTNode, string | ASTNode];
-  const [root, member] = of.op === "." ? (of.args as unknown as [ASTNode, string]) : [];
-  const isClaims = member === "claims" && root?.op === "id" && (root.args as unknown) === "session";
   const key = typeof name === "string" ? name : name.op === "value" ? name.args : undefined;
-  return isClaims && typeof key === "string" ? key : undefined;
+  return memberOfSession(of) === "claims" && typeof key === "string" ? key : undefined;
+}
+
+/** The name of a member, if a node is `session.name`. */
+function memberOfSession(node: object): string | undefined {
+  const { op, args } = node as ASTNode;
+  if (op !== ".") {
+    return undefined;
+  }
+  const [of, name] = args as unknown as [ASTNode, string];
+  return of.op === "id" && (of.args as unknown) === "session" ? name : undefined;
 }
 
 function wrong(source: string, at: number, why: string): TypeError {

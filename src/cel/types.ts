@@ -5,11 +5,29 @@ import {
   type Message,
   ScalarType,
 } from "@bufbuild/protobuf";
-import { timestampDate } from "@bufbuild/protobuf/wkt";
+import { FeatureSet_FieldPresence, type Timestamp } from "@bufbuild/protobuf/wkt";
 import type { Environment } from "@marcbachmann/cel-js";
 
 /** Items of one list or map that a condition may look at. More refuse the call. */
 const maxItems = 1_000;
+/** Characters, bytes and items of a request that it may look at in all: a loop reads a text many times. */
+const maxRead = 4 * 2 ** 20;
+/** How many of them are left to the condition that is evaluated now. None waits, so one number is enough. */
+let left = 0;
+
+/** Evaluates a condition, which throws a RangeError if it looks at too much. */
+export function withinLimits<T>(evaluate: () => T): T {
+  left = maxRead;
+  return evaluate();
+}
+
+/** @throws RangeError if the condition has looked at too much */
+function spend(amount: number): void {
+  left -= amount;
+  if (left < 0) {
+    throw new RangeError(`a condition looks at ${maxRead} characters and items at most`);
+  }
+}
 
 /** What CEL sees of an object: its class has a getter for each field. */
 export type View = new (value: object) => object;
@@ -41,10 +59,15 @@ function viewOf(fields: ReadonlyMap<string, Field>): View {
   return Seen;
 }
 
+/** The names of fields that no condition can read: naming one is an error at the start. */
+const unreadable: ReadonlySet<string> = new Set(["constructor", "__proto__"]);
+
 /** Adds a type with its fields to an environment. */
 export function addType(env: Environment, name: string, fields: ReadonlyMap<string, Field>): View {
-  const ctor = viewOf(fields);
-  const types = Object.fromEntries([...fields].map(([field, { type }]) => [field, type]));
+  // CEL finds the type of a value by its constructor, and the types of fields in a plain object.
+  const readable = new Map([...fields].filter(([field]) => !unreadable.has(field)));
+  const ctor = viewOf(readable);
+  const types = Object.fromEntries([...readable].map(([field, { type }]) => [field, type]));
   env.registerType(name, { ctor, fields: types });
   return ctor;
 }
@@ -70,8 +93,7 @@ export function addMessage(
     const fields = new Map<string, Field>();
     for (const field of message.fields) {
       const seen = fieldOf(env, field, known);
-      // CEL finds the type of a value by its constructor.
-      if (seen !== undefined && field.name !== "constructor") {
+      if (seen !== undefined) {
         fields.set(field.name, seen);
       }
     }
@@ -126,9 +148,11 @@ function reading(field: DescField, see: (value: never) => unknown): Field["read"
       };
       return name === field.localName ? see(value) : undefined;
     }
-    const hasPresence =
-      field.fieldKind === "message" || (field.proto.proto3Optional && field.fieldKind !== "list");
-    return hasPresence && !isFieldSet(message, field)
+    const { presence, fieldKind } = field;
+    const isSingular = fieldKind !== "list" && fieldKind !== "map";
+    return isSingular &&
+      presence !== FeatureSet_FieldPresence.IMPLICIT &&
+      !isFieldSet(message, field)
       ? undefined
       : see(message[field.localName] as never);
   };
@@ -152,7 +176,7 @@ function itemOf(
   const { message } = field;
   if (kind === "message") {
     if (message?.typeName === "google.protobuf.Timestamp") {
-      return { type: "google.protobuf.Timestamp", see: timestampDate };
+      return { type: "google.protobuf.Timestamp", see: timeOf };
     }
     return message === undefined || message.typeName.startsWith("google.protobuf.")
       ? undefined
@@ -162,19 +186,32 @@ function itemOf(
   if (integers.has(scalar)) {
     return { type: "int", see: BigInt };
   }
-  const same = (value: unknown): unknown => value;
-  const type = {
-    [ScalarType.STRING]: "string",
-    [ScalarType.BOOL]: "bool",
-    [ScalarType.BYTES]: "bytes",
-  }[scalar as number];
-  return { type: type ?? "double", see: same };
+  if (scalar === ScalarType.STRING || scalar === ScalarType.BYTES) {
+    const see = (value: string | Uint8Array): unknown => {
+      spend(value.length);
+      return value;
+    };
+    return { type: scalar === ScalarType.STRING ? "string" : "bytes", see };
+  }
+  return { type: scalar === ScalarType.BOOL ? "bool" : "double", see: (value: unknown) => value };
+}
+
+/** The times that CEL knows, in seconds since 1970: the years 1 to 9999, as for every Timestamp. */
+const times = { first: -62_135_596_800n, last: 253_402_300_799n } as const;
+
+/** @throws RangeError for a time that no `Date` has, and that would compare as neither before nor after */
+function timeOf({ seconds, nanos }: Timestamp): Date {
+  if (seconds < times.first || seconds > times.last || nanos < 0 || nanos > 999_999_999) {
+    throw new RangeError("a Timestamp of the request is outside of the years 1 to 9999");
+  }
+  return new Date(Number(seconds) * 1000 + Math.floor(nanos / 1e6));
 }
 
 function assertSize(length: number): void {
   if (length > maxItems) {
     throw new RangeError(`a condition looks at ${maxItems} items at most`);
   }
+  spend(length);
 }
 
 /** The part of JSON Schema that types claims. Anything else is not typed. */
@@ -209,7 +246,7 @@ function claimOf(env: Environment, schema: JsonSchema, name: string): Item {
     case "number":
       return { type: "double", see: same };
     case "integer":
-      return { type: "int", see: BigInt };
+      return { type: "int", see: integerOf };
     case "array": {
       const items = (schema.items ?? {}) as JsonSchema;
       const item = claimOf(env, items, `${name}.items`);
@@ -228,6 +265,14 @@ function claimOf(env: Environment, schema: JsonSchema, name: string): Item {
     default:
       return { type: "dyn", see: plain };
   }
+}
+
+/** @throws TypeError for a claim that is no integer, against its schema: `BigInt("")` would be 0 */
+function integerOf(claim: unknown): bigint {
+  if (typeof claim !== "number") {
+    throw new TypeError(`a claim is a ${typeof claim}, but its schema says integer`);
+  }
+  return BigInt(claim);
 }
 
 /** Copies JSON into objects that CEL takes for maps. The claims of a token have no prototype. */

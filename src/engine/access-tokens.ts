@@ -136,7 +136,10 @@ export class AccessTokens {
    * @throws TypeError if one might not
    */
   assertFits(content: TokenContent): void {
-    const { userId, tenantId, authentication, claims, transport, boundKey = null } = content;
+    const { userId, tenantId, authentication, claims, transport } = content;
+    // A browser may register a key later.
+    const { boundKey = null } = content;
+    const jkt = boundKey ?? (transport === "cookie" ? "x".repeat(43) : undefined);
     const { issuer, audience } = this.#options;
     const largest: TokenClaims = {
       iss: issuer,
@@ -156,7 +159,7 @@ export class AccessTokens {
       transport,
       ...(tenantId === null ? {} : { tid: tenantId }),
       ...authentication,
-      ...(boundKey === null ? {} : { jkt: boundKey }),
+      ...(jkt === undefined ? {} : { jkt }),
       history: "x".repeat(maxHistoryLength),
       claims,
     };

@@ -2,9 +2,15 @@ import { randomId, type SecretRing } from "../base/crypto.ts";
 import { SessionError, unavailable } from "../base/errors.ts";
 import type { SessionEventListener } from "../base/events.ts";
 import type { JsonObject } from "../base/json.ts";
-import { noTelemetry, type OperationFacts, type SessionTelemetry } from "../base/telemetry.ts";
+import {
+  noTelemetry,
+  type ObservedOperation,
+  type OperationFacts,
+  type SessionTelemetry,
+} from "../base/telemetry.ts";
 import type { TokenTransport } from "../base/wire.ts";
 import type { AccessToken, AccessTokens } from "./access-tokens.ts";
+import { type Adopted, Adoptions, adoptedBefore, type ForeignTimes } from "./adoption/once.ts";
 import type { AuditLog } from "./audit/log.ts";
 import type { ShownLength } from "./claims.ts";
 import type { Lifetimes, SessionLife } from "./lifetimes.ts";
@@ -50,6 +56,8 @@ export interface Creation {
   readonly replaces: string | null;
   /** The session that it was derived from; absent if it starts with a sign-in. */
   readonly from?: Origin;
+  /** The session of another system that it continues; absent for none. */
+  readonly adopted?: Adopted;
 }
 
 /** The session from which another one is derived. */
@@ -60,6 +68,7 @@ export interface Origin {
   readonly lineage: string;
   /** The key that it is bound to; null for none. */
   readonly boundKey: string | null;
+  readonly transport: TokenTransport;
   /** Its `version` when the inherited values were read. */
   readonly version: number;
   /** When its user authenticated; null for now. */
@@ -84,6 +93,8 @@ interface CreatorOptions {
   readonly refreshTokens: RefreshTokens;
   readonly nonces: Nonces;
   readonly lifetimes: Lifetimes;
+  /** By how many milliseconds the clock of another system may be ahead. */
+  readonly clockSkew: number;
   /** Sessions per user; null or absent for any number. */
   readonly limit?: SessionLimit | null;
   readonly shownLength?: ShownLength;
@@ -95,12 +106,41 @@ interface CreatorOptions {
 
 type Kept = Extract<Inserted, { readonly record: SessionRecord }> & Pick<Beginning, "root">;
 
+/** The content of a new session, before it is known which one it replaces. */
+export type NewCreation = Omit<Creation, "replaces">;
+
 /** Creates sessions. */
 export class SessionCreator {
   readonly #options: CreatorOptions;
+  readonly #adoptions: Adoptions;
 
   constructor(options: CreatorOptions) {
     this.#options = options;
+    this.#adoptions = new Adoptions(options);
+  }
+
+  /**
+   * Creates a session that continues one of another system, unless that was done before.
+   *
+   * @param makeRoom ends former sessions, and returns the one that ends with the beginning of the new one.
+   * Receives the session of a former trade, if that has to end
+   * @throws SessionError `unauthorized` if it was done before, or the other session is too old; else as
+   * `create` does
+   * @throws TypeError also if a time lies in the future
+   */
+  adopt(
+    creation: NewCreation,
+    foreign: ForeignTimes,
+    makeRoom: (retakes: string | null) => Promise<string | null>,
+  ): Promise<Created> {
+    const { userId, tenantId, externalId, life, boundKey = null } = creation;
+    const { issuer = "", sid = "" } = externalId ?? {};
+    const absolute = life?.absolute ?? this.#options.lifetimes.absolute;
+    const session = { ...foreign, issuer, sid, userId, tenantId, boundKey, absolute };
+    return this.#adoptions.once(session, async (adopted) => {
+      const replaces = await makeRoom(adopted.retakes);
+      return this.create({ ...creation, adopted, replaces });
+    });
   }
 
   /**
@@ -112,8 +152,7 @@ export class SessionCreator {
    */
   create(creation: Creation): Promise<Created> {
     const { telemetry = noTelemetry } = this.#options;
-    const { from, replaces } = creation;
-    const name = from === undefined ? "signIn" : replaces === null ? "fork" : "reauthenticate";
+    const name = operationOf(creation);
     const facts = (created: Created | undefined): OperationFacts => ({
       sessionId: created?.record.id,
       userId: creation.userId,
@@ -164,10 +203,21 @@ export class SessionCreator {
   }
 
   /** @throws SessionError `unauthorized` */
-  async #assertProven({ from, provenKey, boundKey = null }: Creation): Promise<void> {
+  async #assertProven({ from, replaces, provenKey, boundKey = null }: Creation): Promise<void> {
     const { nonces, revocations } = this.#options;
     if (from === undefined || from.boundKey === null) {
       return;
+    }
+    if (from.transport === "cookie") {
+      // A browser proves its key for refreshes alone. A replacement keeps the key, so it loosens nothing.
+      if (replaces === from.session && boundKey === from.boundKey) {
+        return;
+      }
+      throw new SessionError("forbidden", "PROOF_REQUIRED", {
+        message:
+          'a session that is bound to a browser (DBSC) cannot be forked: a copied cookie could make itself a session that lasts; sign users in with bind: "off" where you fork their sessions',
+        sessionId: from.session,
+      });
     }
     if (from.boundKey !== provenKey) {
       const nonce = await nonces.mint(revocations.storeNow());
@@ -180,8 +230,8 @@ export class SessionCreator {
 
   async #insert(creation: Creation): Promise<Kept> {
     const { store, secrets, refreshTokens, lifetimes, limit = null } = this.#options;
-    const { life, from, provenKey: _, boundKey = null, ...content } = creation;
-    const id = randomId(16);
+    const { life, from, adopted, provenKey: _, boundKey = null, ...content } = creation;
+    const id = adopted?.id ?? randomId(16);
     const { root, ...proof } = await refreshTokens.begin(boundKey !== null);
     const inserted = await store
       .insert({
@@ -197,15 +247,19 @@ export class SessionCreator {
         externalId: creation.externalId ?? null,
         authentication: creation.authentication ?? null,
         lineage: from === undefined ? null : lineageOf(creation, from, id),
-        endsBy: from?.endsBy ?? null,
-        authTime: from?.authTime ?? null,
-        requires: from?.session ?? null,
+        endsBy: from?.endsBy ?? adopted?.endsBy ?? null,
+        createdAt: adopted?.createdAt ?? null,
+        authTime: from?.authTime ?? adopted?.authTime ?? null,
+        requires: from?.session ?? adopted?.retakes ?? null,
         limit,
       })
       .catch(storeFailed);
     if (inserted.record !== undefined) {
-      await this.#assertKeepsKey(inserted.record, boundKey);
+      await this.#assertKept(inserted.record, creation);
       return { ...inserted, root };
+    }
+    if (inserted.refused === "notLive" && from === undefined) {
+      throw adoptedBefore();
     }
     if (inserted.refused === "notLive" && from !== undefined) {
       liveOf(from.session, await store.load(from.session).catch(storeFailed));
@@ -216,14 +270,18 @@ export class SessionCreator {
     });
   }
 
-  /** @throws TypeError if the store has lost the key that the session is bound to */
-  async #assertKeepsKey({ id, boundKey }: SessionRecord, given: string | null): Promise<void> {
+  /** @throws TypeError if the store has lost the key that the session is bound to, or when it began */
+  async #assertKept(record: SessionRecord, { boundKey, adopted }: Creation): Promise<void> {
     const { store } = this.#options;
-    if ((boundKey ?? null) !== given) {
-      await store.revoke(id, "revoked").catch(() => {});
-      throw new TypeError(
-        `${store.name} does not keep boundKey, so no session can be bound to a key; update the store, or set bind: { mode: "off" }`,
-      );
+    const lost =
+      (record.boundKey ?? null) !== (boundKey ?? null)
+        ? 'boundKey, so no session can be bound to a key; update the store, or set bind: { mode: "off" }'
+        : record.createdAt !== (adopted?.createdAt ?? record.createdAt)
+          ? "createdAt, so no session of another system can be adopted; update the store"
+          : undefined;
+    if (lost !== undefined) {
+      await store.revoke(record.id, "revoked").catch(() => {});
+      throw new TypeError(`${store.name} does not keep ${lost}`);
     }
   }
 
@@ -282,9 +340,16 @@ export class SessionCreator {
   }
 }
 
-function eventOf({ from, replaces }: Creation): AuditEvent {
+function operationOf({ from, replaces, adopted }: Creation): ObservedOperation {
   if (from === undefined) {
-    return "signedIn";
+    return adopted === undefined ? "signIn" : "adopt";
+  }
+  return replaces === null ? "fork" : "reauthenticate";
+}
+
+function eventOf({ from, replaces, adopted }: Creation): AuditEvent {
+  if (from === undefined) {
+    return adopted === undefined ? "signedIn" : "adopted";
   }
   return replaces === from.session ? "reauthenticated" : "forked";
 }

@@ -1,39 +1,28 @@
 import type { JWK } from "jose";
 import type { AcceptedIssuer } from "../base/checks.ts";
-import type { Clock } from "../base/clock.ts";
-import type { DeadSecrets, SecretOption } from "../base/crypto.ts";
+import type { DeadSecrets } from "../base/crypto.ts";
 import { unavailable } from "../base/errors.ts";
-import type { SessionEventListener } from "../base/events.ts";
-import { noTelemetry, type SessionTelemetry, type TelemetryReadings } from "../base/telemetry.ts";
+import { noTelemetry, type TelemetryReadings } from "../base/telemetry.ts";
 import type { TokenClaims } from "../jwt/claims.ts";
-import {
-  type CacheLimits,
-  createVerifiedCache,
-  readCacheLimits,
-  type VerifiedCache,
-} from "../jwt/verified-cache.ts";
-import { type AccessTokenVerifier, createAccessTokenVerifier } from "../jwt/verifier.ts";
+import type { AccessTokenVerifier } from "../jwt/verifier.ts";
 import { AccessTokens, type Reissued, Reissuer } from "./access-tokens.ts";
-import { AntiCsrf } from "./anti-csrf.ts";
-import { type AuditLog, type AuditLogOptions, createAuditLog, type EndCause } from "./audit/log.ts";
+import type { EndCause } from "./audit/log.ts";
 import type { ShownLength } from "./claims.ts";
 import { SessionCreator } from "./create.ts";
-import { OwnSigningKeys } from "./keys/own.ts";
-import { type KeyPlan, readKeyPlan } from "./keys/plan.ts";
-import { EngineSecrets, oncePerSecret, type TrustedSecrets } from "./keys/secrets.ts";
-import { openKeys, type SigningKeys, StoredSigningKeys } from "./keys/stored.ts";
-import { type Lifetimes, maxAccessLife } from "./lifetimes.ts";
+import { type EngineSecrets, HostSecrets } from "./keys/secrets.ts";
+import { openKeys, type SigningKeys } from "./keys/stored.ts";
 import { isLive, livePages } from "./liveness.ts";
-import { RowReads, storeFailed } from "./reach.ts";
+import { AntiCsrf } from "./macs/anti-csrf.ts";
+import { Tickets } from "./macs/tickets.ts";
+import { storeFailed } from "./reach.ts";
 import { RecordUpdates } from "./records.ts";
-import { Confirmations } from "./refresh/confirmations.ts";
-import { Nonces } from "./refresh/nonces.ts";
+import { DeviceValues } from "./refresh/device.ts";
+import type { Nonces } from "./refresh/nonces.ts";
 import { type OnMismatch, Refresher } from "./refresh/refresh.ts";
 import { RefreshTokens } from "./refresh/token.ts";
-import { readMaxStaleness } from "./revocation/check.ts";
 import { closedHealth, healthOf, type SessionsHealth } from "./revocation/health.ts";
-import { RevocationLog } from "./revocation/log.ts";
-import { Restorer } from "./revocation/restore.ts";
+import type { RevocationLog } from "./revocation/log.ts";
+import { createShared, type SharedOptions, type SharedParts, verifierOfHost } from "./shared.ts";
 import type {
   AuditedUser,
   AuditRecords,
@@ -47,46 +36,21 @@ import type {
   SessionStore,
   Stored,
 } from "./store.ts";
-import { Sweeper } from "./sweeper.ts";
 
 /** Options that have been checked and resolved. All durations are milliseconds. */
-export interface EngineOptions {
-  readonly issuer: string;
-  readonly audience: string;
-  /** Issuers whose tokens are accepted as well. Default: none. */
-  readonly older?: readonly AcceptedIssuer[];
-  readonly store: SessionStore;
-  /** Undefined to use the secret that the store keeps. */
-  readonly secret: SecretOption | undefined;
-  /** Secrets that must not be trusted, whatever the store says. Default: none. */
-  readonly dead?: DeadSecrets;
-  /** Default: generated ES256 keys, rotated every 30 days. */
-  readonly keys?: KeyPlan;
-  readonly lifetimes: Lifetimes;
+export interface EngineOptions extends SharedOptions {
   /** Sessions per user. Default: unlimited. */
   readonly limit?: SessionLimit | null;
   /** Default "refuse". */
   readonly onMismatch?: OnMismatch;
-  /** How far `iat` and `nbf` may lie in the future. */
-  readonly clockSkew: number;
-  /** Default 5000. */
-  readonly maxStaleness?: number;
-  /** Default: 50,000 entries. */
-  readonly verifiedCache?: CacheLimits;
-  readonly clock: Clock;
-  readonly emit: SessionEventListener;
+  /** Whether sessions in cookies may have to be bound. Default false. */
+  readonly mayRequire?: boolean;
   /** Default: the client may read no claims. */
   readonly shownLength?: ShownLength;
-  /** Default: nothing is observed. */
-  readonly telemetry?: SessionTelemetry;
-  /** Default: no audit log. */
-  readonly auditLog?: AuditLogOptions | undefined;
 }
 
 /** Sessions that `revokeWhere` reads at the same time, which leaves the store to calls. */
 const readsAtOnce = 8;
-/** Milliseconds that an entry of the change log matters beyond `lifetimes.access`. */
-const logMargin = 60_000;
 
 /**
  * Sessions without a transport: creates, verifies, refreshes, changes and revokes them.
@@ -99,6 +63,9 @@ export class Engine {
   readonly antiCsrf: AntiCsrf;
   /** The nonces of proofs of possession. */
   readonly nonces: Nonces;
+  /** The challenges and proofs of device bound sessions. */
+  readonly device: DeviceValues;
+  readonly tickets: Tickets;
   readonly refreshTokens: RefreshTokens;
   readonly creator: SessionCreator;
   readonly refresher: Refresher;
@@ -110,74 +77,56 @@ export class Engine {
   readonly verify: AccessTokenVerifier;
 
   readonly #options: EngineOptions;
-  readonly #audit: AuditLog | undefined;
-  readonly #verified: VerifiedCache | undefined;
-  readonly #restorer: Restorer;
-  readonly #sweeper: Sweeper;
-  readonly #confirmations: Confirmations;
+  readonly #shared: SharedParts;
   readonly #reissuer: Reissuer;
-  readonly #rowReads: RowReads;
-  readonly #counts = { warm: 0, cold: 0 };
+  /** The engine that opens and closes what this engine of a host shares; undefined if it does so itself. */
+  readonly #home: Engine | undefined;
+  readonly #hosts: Engine[] = [];
   #state: "closed" | "open" | "ended" = "closed";
   #opening: Promise<this> | undefined;
   #closing: Promise<void> | undefined;
 
-  constructor(options: EngineOptions) {
-    const { store, clock, emit, lifetimes } = options;
-    const emitOnce = oncePerSecret(emit);
-    const secrets = new EngineSecrets(options);
-    const { maxStaleness = readMaxStaleness(undefined) } = options;
-    const keys = signingKeysOf({ ...options, maxStaleness, emit: emitOnce }, secrets);
-    const verified = createVerifiedCache(options.verifiedCache ?? readCacheLimits(), clock);
-    const revocations = new RevocationLog({
-      store,
-      clock,
-      emit,
-      // A token of a server with longer lifetimes is accepted no longer either; see `acceptedFor` below.
-      window: lifetimes.access + logMargin,
-      maxStaleness,
-      onKeys: (entries) => this.#keysChanged(entries),
-      onEnd: verified?.evictSession.bind(verified),
-      onLoss: () => this.#restorer.begin(),
-      ...(options.telemetry && { telemetry: options.telemetry }),
-    });
-    const refreshTokens = new RefreshTokens({
-      store,
-      secrets,
-      emit: emitOnce,
-      format: lifetimes.tokenFormat,
-    });
+  /** @param home the engine whose parts this one shares; see `forHost` */
+  constructor(options: EngineOptions, home?: Engine) {
+    const { store, clock, lifetimes, issuer } = options;
+    const shared =
+      home === undefined ? createShared(options, (all) => this.#keysChanged(all)) : home.#shared;
+    const { keys, revocations, nonces, audit } = shared;
+    const isOfHome = home === undefined || home.#options.issuer === issuer;
+    const secrets = isOfHome ? shared.secrets : new HostSecrets(shared.secrets, issuer);
+    const format = lifetimes.tokenFormat;
+    const refreshTokens = new RefreshTokens({ store, secrets, emit: shared.emitOnce, format });
     const accessTokens = new AccessTokens({ ...options, keys, refreshTokens });
     this.revocations = revocations;
     this.antiCsrf = new AntiCsrf(secrets);
-    this.nonces = new Nonces(secrets);
+    this.nonces = nonces;
+    this.device = new DeviceValues(secrets);
+    this.tickets = new Tickets({ secrets, store, load: (id) => this.load(id) });
     this.refreshTokens = refreshTokens;
-    const audit = createAuditLog(options.auditLog, options);
-    const parts = { secrets, revocations, accessTokens, refreshTokens, audit, nonces: this.nonces };
+    const parts = { secrets, revocations, accessTokens, refreshTokens, audit, nonces };
     this.creator = new SessionCreator({ ...options, ...parts });
     this.refresher = new Refresher({ ...options, ...parts });
     this.updates = new RecordUpdates({ ...options, revocations, accessTokens, audit });
-    this.verify = createAccessTokenVerifier({
-      issuer: options.issuer,
-      audience: options.audience,
-      older: options.older ?? [],
-      maxLife: maxAccessLife / 1000,
-      acceptedFor: Math.ceil(lifetimes.access / 1000),
-      clockSkew: options.clockSkew / 1000,
-      keys,
-      cache: verified,
-      counts: this.#counts,
-    });
+    this.verify = home === undefined ? shared.verify : verifierOfHost(options, shared.verify);
     this.#options = options;
-    this.#audit = audit;
-    this.secrets = secrets;
+    this.#shared = shared;
+    this.#home = home;
+    this.secrets = shared.secrets;
     this.keys = keys;
-    this.#verified = verified;
-    this.#restorer = new Restorer({ store, revocations, secrets, keys, clock });
-    this.#sweeper = new Sweeper({ store, keys, clock });
-    this.#confirmations = new Confirmations({ store, clock, settle: lifetimes.settle });
     this.#reissuer = new Reissuer({ store, clock, revocations, accessTokens });
-    this.#rowReads = new RowReads(store);
+  }
+
+  /**
+   * Creates the engine of a host: it has the store, the keys and the change log of this one, and tokens of
+   * another issuer. Neither accepts the tokens of the other. It opens and closes with this engine.
+   * @param accepted one of the option `hosts`, or the issuer of this engine
+   */
+  forHost(accepted: AcceptedIssuer): Engine {
+    const { older = [], issuer } = this.#options;
+    const own = { ...accepted, older: accepted.issuer === issuer ? older : [] };
+    const engine = new Engine({ ...this.#options, ...own }, this);
+    this.#hosts.push(engine);
+    return engine;
   }
 
   /**
@@ -186,6 +135,10 @@ export class Engine {
    * @throws SessionError `unavailable`, with the cause
    */
   open(): this | Promise<this> {
+    if (this.#home !== undefined) {
+      const opened = this.#home.open();
+      return opened === this.#home ? this : Promise.resolve(opened).then(() => this);
+    }
     if (this.#state === "open") {
       return this;
     }
@@ -207,7 +160,7 @@ export class Engine {
     try {
       // 2. Load the secrets: those of the options, or the one that the store keeps.
       await this.secrets.open();
-      await this.refreshTokens.open();
+      await Promise.all([this, ...this.#hosts].map((one) => one.refreshTokens.open()));
       // 3. Load the signing keys. The first server creates one.
       await openKeys(this.keys);
       // 4. Read the revocations that still matter, and follow the change log from here on.
@@ -218,7 +171,7 @@ export class Engine {
       throw error;
     }
     // 5. Remove outdated rows in the background.
-    this.#sweeper.start();
+    this.#shared.sweeper.start();
     if (this.#state === "closed") {
       this.#state = "open";
     }
@@ -230,7 +183,7 @@ export class Engine {
    * of `open` reject.
    */
   close(): Promise<void> {
-    this.#closing ??= this.#close();
+    this.#closing ??= this.#home?.close() ?? this.#close();
     return this.#closing;
   }
 
@@ -242,21 +195,21 @@ export class Engine {
       return;
     }
     // 1. Write what waits.
-    const restorerClosed = this.#restorer.close();
+    const restorerClosed = this.#shared.restorer.close();
     await this.settled();
-    await this.#audit?.close();
+    await this.#shared.audit?.close();
     // 2. Stop following the change log.
     this.revocations.close();
-    this.#verified?.close();
+    this.#shared.verified?.close();
     // 3. Let background work end its last write, then close the connections.
     await restorerClosed;
-    await this.#sweeper.close();
+    await this.#shared.sweeper.close();
     await this.#options.store.close();
   }
 
   /** Waits for background writes. */
   async settled(): Promise<void> {
-    await Promise.all([this.#confirmations.settled(), this.keys.settled()]);
+    await Promise.all([this.#shared.confirmations.settled(), this.keys.settled()]);
   }
 
   /**
@@ -271,10 +224,10 @@ export class Engine {
 
   /** The readings for telemetry. Does no I/O. */
   get readings(): Omit<TelemetryReadings, "feed"> {
-    const { warm, cold } = this.#counts;
+    const { warm, cold } = this.#shared.counts;
     return {
       verifications: { warm, cold },
-      cachedTokens: this.#verified?.size ?? 0,
+      cachedTokens: this.#shared.verified?.size ?? 0,
       streams: this.revocations.watching,
     };
   }
@@ -374,7 +327,7 @@ export class Engine {
     // 3. Only the call that ended the session reports it.
     if (revoked) {
       emit({ type: "revoked", sessionId: id, endedBy, ...saidOf(cause) });
-      await this.#audit?.ended([id], { owner: record, endedBy, cause });
+      await this.#shared.audit?.ended([id], { owner: record, endedBy, cause });
     }
     return revoked;
   }
@@ -401,7 +354,7 @@ export class Engine {
       this.revocations.apply({ kind: "revoked", session, endedBy, at: now });
       emit({ type: "revoked", sessionId: session, endedBy, ...saidOf(cause) });
     }
-    await this.#audit?.ended(revoked, { endedBy, cause });
+    await this.#shared.audit?.ended(revoked, { endedBy, cause });
     return revoked;
   }
 
@@ -417,7 +370,7 @@ export class Engine {
 
   /** The same for a session that `revocations` is unsure of. Limits concurrent reads; see `RowReads`. */
   async loadUnsure(id: string): Promise<Stored<SessionRecord | undefined>> {
-    const stored = await this.#rowReads.load(id);
+    const stored = await this.#shared.rowReads.load(id);
     await this.revocations.catchUpTo(stored.history);
     return stored;
   }
@@ -453,7 +406,7 @@ export class Engine {
   ): Promise<AuditRecords> {
     const { store } = this.#options;
     // What this process has just recorded is there, too.
-    await this.#audit?.flush();
+    await this.#shared.audit?.flush();
     return (await store.listAudit?.(user, page).catch(storeFailed)) ?? noAuditLog(store);
   }
 
@@ -463,7 +416,7 @@ export class Engine {
     if (store.forgetAudit === undefined) {
       noAuditLog(store);
     }
-    await this.#audit?.forget(user);
+    await this.#shared.audit?.forget(user);
     await store.forgetAudit(user).catch(storeFailed);
   }
 
@@ -492,7 +445,7 @@ export class Engine {
     now: number = this.revocations.storeNow(),
   ): void {
     if (now - claims.gat * 1000 >= this.#options.lifetimes.settle) {
-      this.#confirmations.used(claims, refreshCookies);
+      this.#shared.confirmations.used(claims, refreshCookies);
     }
   }
 }
@@ -504,20 +457,4 @@ function noAuditLog({ name }: SessionStore): never {
 /** What the event of an end says about its cause. */
 function saidOf({ by, reason }: EndCause): { by?: string; reason?: string } {
   return { ...(by === undefined ? {} : { by }), ...(reason === undefined ? {} : { reason }) };
-}
-
-function signingKeysOf(
-  options: EngineOptions & { readonly maxStaleness: number },
-  secrets: TrustedSecrets,
-): SigningKeys {
-  const plan = options.keys ?? readKeyPlan();
-  if (plan.kind === "own") {
-    return new OwnSigningKeys(plan);
-  }
-  const { store, clock, emit, maxStaleness, telemetry } = options;
-  const retention = maxAccessLife + options.clockSkew;
-  return new StoredSigningKeys({
-    ...{ ...plan, store, secrets, clock, emit, retention, maxStaleness },
-    ...(telemetry && { telemetry }),
-  });
 }

@@ -14,11 +14,11 @@ export interface VerifiedSession<Claims extends object = JsonObject> {
   readonly tenantId: string | undefined;
   /** The claims of the access token, typed by the option `claims`. */
   readonly claims: Claims;
-  /** When the session began. */
+  /** When the session began; with `adopt`, in the other system. */
   readonly createdAt: Date;
   /** When the user last authenticated. */
   readonly authTime: Date;
-  /** The authentication context class that was passed to `create` or `reauthenticate` last, if any. */
+  /** The authentication context class that was passed to `create`, `adopt` or `reauthenticate` last, if any. */
   readonly acr: string | undefined;
   /** The authentication methods that were passed with it (RFC 8176); empty if none were. */
   readonly amr: readonly string[];
@@ -102,10 +102,11 @@ export interface SessionInfo<Claims extends object = JsonObject> {
   readonly tenantId: string | undefined;
   /** Undefined if they do not match the schema of the option `claims`, for example after it changed. */
   readonly claims: Claims | undefined;
+  /** When the session began; with `adopt`, in the other system. */
   readonly createdAt: Date;
   /** When the user last authenticated. */
   readonly authTime: Date;
-  /** The authentication context class that was passed to `create` or `reauthenticate` last, if any. */
+  /** The authentication context class that was passed to `create`, `adopt` or `reauthenticate` last, if any. */
   readonly acr: string | undefined;
   /** The authentication methods that were passed with it (RFC 8176); empty if none were. */
   readonly amr: readonly string[];
@@ -142,6 +143,10 @@ export function verifiedSessionOf(claims: TokenClaims, read: JsonObject): Verifi
   };
 }
 
+function boundIn({ boundKey, transport }: SessionRecord): Pick<Device, "bound"> {
+  return (boundKey ?? null) === null ? {} : { bound: transport === "cookie" ? "dbsc" : "dpop" };
+}
+
 /** @param claims the claims as the schema returned them */
 export function sessionInfoOf(record: SessionRecord, claims: JsonObject | undefined): SessionInfo {
   return {
@@ -158,7 +163,7 @@ export function sessionInfoOf(record: SessionRecord, claims: JsonObject | undefi
     expiresAt: new Date(record.expiresAt),
     tokenTransport: record.transport,
     boundKey: record.boundKey ?? undefined,
-    device: record.device,
+    device: { ...record.device, ...boundIn(record) },
     externalId: record.externalId ?? undefined,
   };
 }

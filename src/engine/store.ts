@@ -13,6 +13,13 @@ export interface Device {
   readonly ip?: string;
   /** The label that was passed to the sign-in. */
   readonly label?: string;
+  /** "required" if the sign-in demands that the session is bound to a key of the browser. */
+  readonly bind?: "required";
+  /**
+   * How the session is bound to a key of the device: by DPoP or by DBSC. Absent if it is not. Shown by
+   * `info()`, and not stored.
+   */
+  readonly bound?: "dpop" | "dbsc";
 }
 
 /**
@@ -94,6 +101,7 @@ export interface SessionRecord {
   readonly sentAt: number;
   /** Milliseconds by which re-sends have prolonged the settling of the generation; 0 without one. */
   readonly prolonged: number;
+  /** When the session began: in the other system, if it was adopted from there. */
   readonly createdAt: number;
   /** When the user last authenticated. */
   readonly authTime: number;
@@ -155,6 +163,8 @@ export interface NewSession {
   readonly lineage: string | null;
   readonly externalId: ExternalId | null;
   readonly authentication: Authentication | null;
+  /** When the session began, if another system began it; null for now. Changes no other time. */
+  readonly createdAt: number | null;
   /** When the user last authenticated; null for now. */
   readonly authTime: number | null;
   /** The session to end, by `replaced`, in the transaction that inserts this one; null for none. */
@@ -404,6 +414,7 @@ export interface Changes {
 /** What an entry of the audit log is about. */
 export type AuditEvent =
   | "signedIn"
+  | "adopted"
   | "reauthenticated"
   | "forked"
   | "refreshed"
@@ -412,7 +423,7 @@ export type AuditEvent =
 
 /** The particulars of an entry of the audit log: JSON without secrets and without values of claims. */
 export interface AuditDetail {
-  /** Of `signedIn`, `reauthenticated` and `forked`: the device. */
+  /** Of `signedIn`, `adopted`, `reauthenticated` and `forked`: the device. */
   readonly device?: Device;
   /** The session that this one came from, or that ended it. */
   readonly from?: string;
@@ -695,8 +706,8 @@ export interface SessionStore {
 
   /**
    * Removes sessions that were revoked more than 24 h ago, sessions that expired more than 24 h ago,
-   * entries of the change log that are older than 2 h, and entries of the audit log whose time to be kept
-   * is over: at most `limit` of each, and nothing else.
+   * entries of the change log that are older than 2 h, leases that have ended, and entries of the audit
+   * log whose time to be kept is over: at most `limit` of each, and nothing else.
    * An expired session may stay for another 4 h. Does not wait for locks; rows that others are
    * writing are left for later.
    *

@@ -211,8 +211,8 @@ function exchangeOf(
   }));
 }
 
-/** Copies the headers of a request. Those of HTTP/2 that begin with a colon are not headers. */
-function headersOf({ headers }: NodeExchangeRequest): Headers {
+/** Copies the headers of a request of Node.js. Those of HTTP/2 that begin with a colon are not headers. */
+export function headersOf({ headers }: Pick<NodeExchangeRequest, "headers">): Headers {
   const copied = new Headers();
   for (const [name, value] of Object.entries(headers)) {
     for (const one of name.startsWith(":") || value === undefined ? [] : [value].flat()) {
@@ -223,7 +223,7 @@ function headersOf({ headers }: NodeExchangeRequest): Headers {
 }
 
 /** The URL that the server received. A path if the host is missing or is none. */
-function urlOf({ headers, originalUrl, url = "/", socket }: NodeExchangeRequest): string {
+export function urlOf({ headers, originalUrl, url = "/", socket }: NodeExchangeRequest): string {
   const host = headers[":authority"] ?? headers.host;
   const scheme = headers[":scheme"] ?? ("encrypted" in socket ? "https" : "http");
   const path = originalUrl ?? url;

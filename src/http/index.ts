@@ -8,6 +8,7 @@ export type { SessionsHealth } from "../engine/revocation/health.ts";
 export type { ExternalId } from "../engine/store.ts";
 export type { JsonWebKey, JsonWebKeySet, SigningAlgorithm } from "../jwt/jwk.ts";
 export type { Fetch } from "../jwt/remote-keys.ts";
+export type { DeviceEndpoints, DeviceRequest } from "../server/service/device.ts";
 export {
   type BackChannelLogoutHandler,
   type BackChannelLogoutOptions,
@@ -15,6 +16,13 @@ export {
   backChannelLogoutHandler,
   type LogoutTarget,
 } from "./back-channel-logout.ts";
+export {
+  type DbscHandler,
+  type DbscOptions,
+  type DbscTarget,
+  dbscFallback,
+  dbscHandler,
+} from "./dbsc.ts";
 export {
   type ExchangeOptions,
   type FastifyExchangeReply,

@@ -10,7 +10,7 @@ export interface NodeResponse {
   destroy(error?: Error): unknown;
 }
 
-/** Responds to requests for one path. Passes all others to `next`, or responds with 404. */
+/** Responds to requests for its paths. Passes all others to `next`, or responds with 404. */
 export type NodeFallback = (
   request: NodeRequest,
   response: NodeResponse,
@@ -20,15 +20,16 @@ export type NodeFallback = (
 /**
  * Makes a handler of requests a fallback for Node.js.
  *
- * @param path the only path that it answers
+ * @param paths the only path that it answers, or all of them
  * @param answer answers a request; the second argument is a URL with that path
  */
 export function nodeFallback(
-  path: string,
+  paths: string | readonly string[],
   answer: (request: NodeRequest, url: string) => Promise<Response | undefined>,
 ): NodeFallback {
   return (request, response, next) => {
-    if (request.url?.split("?", 1)[0] === path) {
+    const path = request.url?.split("?", 1)[0] ?? "";
+    if ([paths].flat().includes(path)) {
       answer(request, `http://localhost${path}`)
         .then(async (answered = new Response(null, { status: 404 })) => {
           const body = new Uint8Array(await answered.arrayBuffer());

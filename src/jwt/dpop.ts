@@ -123,7 +123,7 @@ async function keyOf(
   if (named === undefined) {
     return refused("The alg of the proof must be ES256, EdDSA or RS256.");
   }
-  const key = isObject(jwk) ? await readKey({ ...jwk }) : undefined;
+  const key = await readProofKey(jwk);
   if (key?.alg !== named) {
     return refused(
       "The jwk of the proof must be a public key for its alg, strong enough and without private members.",
@@ -140,10 +140,18 @@ function isObject(value: JsonValue | undefined): value is JsonObject {
   return typeof value === "object" && value !== null && !Array.isArray(value);
 }
 
-/** Reads a public key; undefined for a private, symmetric, weak or unsupported one. */
-async function readKey(jwk: JsonObject): Promise<VerificationKey | undefined> {
+/**
+ * Reads a public key, whose id is its thumbprint; undefined for a private, symmetric, weak or unsupported
+ * one.
+ */
+export async function readProofKey(
+  jwk: JsonValue | undefined,
+): Promise<VerificationKey | undefined> {
+  if (!isObject(jwk)) {
+    return undefined;
+  }
   try {
-    const given = jwk as JWK;
+    const given = { ...jwk } as JWK;
     return await importVerificationKey(ownMembers(given, checkJwk(given, "verify")));
   } catch (error) {
     if (error instanceof TypeError) {

@@ -50,6 +50,7 @@ const spanNames: Readonly<Record<ObservedOperation, string>> = {
   verify: "rpcsession.verify",
   refresh: "rpcsession.refresh",
   signIn: "rpcsession.sign_in",
+  adopt: "rpcsession.adopt",
   fork: "rpcsession.fork",
   reauthenticate: "rpcsession.reauthenticate",
   revoke: "rpcsession.revoke",

@@ -17,12 +17,37 @@ export interface CookieOptions {
   readonly partitioned?: boolean;
   /**
    * The names of the cookies with their prefix (RFC 6265bis section 4.1.3), at most 96 characters
-   * each. Default `__Host-rpcsession-access` and `__Host-rpcsession-refresh`. With a `domain` or a
-   * `path`, the default prefix is `__Secure-`; with `insecure` there is none. On localhost the port of
-   * the issuer is appended, as in `__Host-rpcsession-access-8080`, because browsers share cookies
-   * between the ports of a host. Two services on one host need different names anywhere else too.
+   * each. Default `__Host-Http-rpcsession-access` and `__Host-Http-rpcsession-refresh`; see `prefix`.
+   * With a `domain` or a `path`, the default prefix is `__Secure-`; with `insecure` there is none. On
+   * localhost the port of the issuer is appended, as in `__Host-Http-rpcsession-access-8080`, because
+   * browsers share cookies between the ports of a host. Two services on one host need different names
+   * anywhere else too.
    */
   readonly names?: CookieNames;
+  /**
+   * The prefix of the default names:
+   *
+   * - `"host-http"`: `__Host-Http-`. Chrome 140, Firefox 142 and newer guarantee that no script has set
+   *   such a cookie. Other browsers treat it as `__Host-`, with which it begins.
+   * - `"host"`: `__Host-`. Use it while servers of version 0.1 run beside this one, because they do not
+   *   read the other names.
+   *
+   * Cookies under the default names with the other prefix are read too; see `otherPrefix`. Not with
+   * `names`, `domain`, `path` or `insecure`. Default "host-http".
+   */
+  readonly prefix?: "host-http" | "host";
+  /**
+   * What becomes of cookies under the default names with the other `prefix`:
+   *
+   * - `"read"`: such a cookie counts if none came under the present name. The next response that writes
+   *   the cookie writes it under the present name, and expires the other one. So nobody is signed out
+   *   when `prefix` changes.
+   * - `"ignore"`: they are not read. Set it once the last session that began with the other prefix has
+   *   ended, which takes `lifetimes.absolute`. A script in the page may set a cookie with `__Host-`.
+   *
+   * Not with `names`, `domain`, `path` or `insecure`. Default "read".
+   */
+  readonly otherPrefix?: "read" | "ignore";
   /**
    * The domain whose hosts all receive the cookies: the issuer's host or a parent of it, such as
    * "example.com". Each of these hosts can read the cookies and plant others. Default: the issuer's
@@ -61,6 +86,8 @@ export interface CookieNames {
 /** The resolved options. */
 export interface CookiePlan {
   readonly names: CookieNames;
+  /** The names that are read if no cookie came under `names`; undefined if there are none. */
+  readonly otherNames: CookieNames | undefined;
   /** Whether both names have the prefix `__Host-`, so that only this host can have set them. */
   readonly hostOnly: boolean;
   readonly secure: boolean;
@@ -84,6 +111,8 @@ const known = {
   sameSite: "string",
   partitioned: "boolean",
   names: "object",
+  prefix: "string",
+  otherPrefix: "string",
   domain: "string",
   path: "string",
   olderDomain: "string or null",
@@ -100,19 +129,48 @@ export function readCookieOptions(issuer: URL, options: CookieOptions): CookiePl
   }
   checkPath("cookies.path", path);
   const bound = domain === undefined && path === "/";
-  const prefix = insecure ? "" : bound ? "__Host-" : "__Secure-";
-  const suffix = isLoopback(issuer.hostname) && issuer.port !== "" ? `-${issuer.port}` : "";
-  const names = options.names ?? {
-    access: `${prefix}rpcsession-access${suffix}`,
-    refresh: `${prefix}rpcsession-refresh${suffix}`,
-  };
+  const isPrefixed = bound && !insecure && options.names === undefined;
+  checkPrefixes(options, isPrefixed);
+  const { prefix = "host-http", otherPrefix = "read" } = options;
+  const given = prefixes[prefix];
+  const unbound = insecure ? "" : "__Secure-";
+  const names = options.names ?? defaultNames(isPrefixed ? given : unbound, issuer);
+  const other = prefixes[prefix === "host" ? "host-http" : "host"];
+  const otherNames = isPrefixed && otherPrefix === "read" ? defaultNames(other, issuer) : undefined;
   checkNames(names, { insecure, bound });
   const hostOnly = names.access.startsWith("__Host-");
   const older = readOlder(options, { issuer, domain, path, hostOnly });
   return {
-    ...{ names, hostOnly, sameSite, partitioned, domain, path, older },
+    ...{ names, otherNames, hostOnly, sameSite, partitioned, domain, path, older },
     secure: !insecure,
   };
+}
+
+/** The prefixes of default names that belong to this host alone. */
+const prefixes = { "host-http": "__Host-Http-", host: "__Host-" } as const;
+
+function defaultNames(prefix: string, { hostname, port }: URL): CookieNames {
+  const suffix = isLoopback(hostname) && port !== "" ? `-${port}` : "";
+  return {
+    access: `${prefix}rpcsession-access${suffix}`,
+    refresh: `${prefix}rpcsession-refresh${suffix}`,
+  };
+}
+
+/** @param isPrefixed whether the default names are used, with a prefix of the host alone */
+function checkPrefixes({ prefix, otherPrefix }: CookieOptions, isPrefixed: boolean): void {
+  if (prefix !== undefined && !Object.hasOwn(prefixes, prefix)) {
+    throw new TypeError(`cookies.prefix must be "host-http" or "host", got "${prefix}"`);
+  }
+  if (otherPrefix !== undefined && !["read", "ignore"].includes(otherPrefix)) {
+    throw new TypeError(`cookies.otherPrefix must be "read" or "ignore", got "${otherPrefix}"`);
+  }
+  if (!isPrefixed && (prefix ?? otherPrefix) !== undefined) {
+    const option = prefix === undefined ? "otherPrefix" : "prefix";
+    throw new TypeError(
+      `cookies.${option} has no effect with cookies.names, domain, path or insecure, because the default names then have no prefix of the host alone; leave it out`,
+    );
+  }
 }
 
 function checkShape(options: CookieOptions): void {

@@ -15,22 +15,34 @@ const maxCookieBytes = 4096;
 /** Writes the Set-Cookie headers of the session cookies (RFC 6265bis). */
 export class SessionCookies {
   readonly names: CookieNames;
+  /** The names that are read if no cookie came under `names`; undefined if there are none. */
+  readonly otherNames: CookieNames | undefined;
   /** Whether only this host can have set the cookies (`__Host-`). */
   readonly hostOnly: boolean;
   /** Whether browsers keep the cookies. They drop Secure cookies over plain http, except on localhost. */
   readonly kept: boolean;
-  readonly #plan: CookiePlan;
+  /** The resolved options. */
+  readonly plan: CookiePlan;
   readonly #issuer: URL;
 
   /** @throws TypeError if the options contradict each other, the issuer, or the rules of browsers */
   constructor(issuer: URL, options: CookieOptions = {}) {
     const plan = readCookieOptions(issuer, options);
     this.names = plan.names;
+    this.otherNames = plan.otherNames;
     this.hostOnly = plan.hostOnly;
     // Safari drops Secure cookies over plain http on localhost too.
     this.kept = !plan.secure || issuer.protocol === "https:" || isLoopback(issuer.hostname);
-    this.#plan = plan;
+    this.plan = plan;
     this.#issuer = issuer;
+  }
+
+  /** Whether browsers send the cookies to a host, too. They make no difference between ports. */
+  reaches(hostname: string): boolean {
+    const { domain } = this.plan;
+    return domain === undefined
+      ? hostname === this.#issuer.hostname
+      : hostname === domain || hostname.endsWith(`.${domain}`);
   }
 
   /**
@@ -64,7 +76,7 @@ export class SessionCookies {
         `the cookie ${name} would have ${size} bytes, but browsers drop cookies of more than ${maxCookieBytes}; put fewer or shorter claims into the session`,
       );
     }
-    const { partitioned } = this.#plan;
+    const { partitioned } = this.plan;
     return stringifySetCookie({
       name,
       value,
@@ -85,7 +97,7 @@ export class SessionCookies {
 
   /** Returns Set-Cookie values that expire the copy of `olderDomain` and `olderPath`, if they are set. */
   expireOlder(name: string): readonly string[] {
-    const { older } = this.#plan;
+    const { older } = this.plan;
     return older === undefined ? [] : this.#expireIn(name, older);
   }
 
@@ -93,24 +105,24 @@ export class SessionCookies {
     const gone = { name, value: "", maxAge: 0, expires: new Date(0), ...this.#attributes(place) };
     const common = stringifySetCookie(gone);
     // Without Secure there is no partitioned jar.
-    return this.#plan.secure
+    return this.plan.secure
       ? [common, stringifySetCookie({ ...gone, partitioned: true })]
       : [common];
   }
 
   #attributes({ domain, path }: CookiePlace) {
-    const { secure, sameSite } = this.#plan;
+    const { secure, sameSite } = this.plan;
     return { ...(domain !== null && { domain }), path, httpOnly: true, secure, sameSite } as const;
   }
 
   get #here(): CookiePlace {
-    const { domain = null, path } = this.#plan;
+    const { domain = null, path } = this.plan;
     return { domain, path };
   }
 
   /** The places that the options name, the present one last. */
   get #known(): readonly CookiePlace[] {
-    const { older } = this.#plan;
+    const { older } = this.plan;
     return older === undefined ? [this.#here] : [older, this.#here];
   }
 
@@ -119,7 +131,7 @@ export class SessionCookies {
    * too many for one response, a random part of them: the next response expires others.
    */
   #reachable({ requestPath = "/", belowOnly = false }: CopiesInReach): readonly CookiePlace[] {
-    const { hostOnly, secure, path } = this.#plan;
+    const { hostOnly, secure, path } = this.plan;
     if (hostOnly || !secure) {
       return this.#known;
     }

@@ -11,12 +11,23 @@ export interface PresentedTokens {
   readonly accessCookies: readonly string[];
   /** The copies of the refresh cookie, at most the first {@link maxRead}. */
   readonly refreshCookies: readonly string[];
+  /** The copies of the cookies that came under the other names of the service, whether they count or not. */
+  readonly otherCookies: OtherCookies;
   /** Whether there is a session cookie. */
   readonly hasCookies: boolean;
   /** Whether the call is made with cookies: it has some, no bearer token, and does not ask for headers. */
   readonly byCookie: boolean;
   /** Whether there are no tokens at all. */
   readonly isEmpty: boolean;
+}
+
+/** The copies of the session cookies under the other names, at most the first {@link maxRead} of each. */
+export type OtherCookies = Readonly<Record<keyof CookieNames, readonly string[]>>;
+
+/** The names of the session cookies: those that are written, and those that are read in their absence. */
+export interface NamesToRead {
+  readonly names: CookieNames;
+  readonly otherNames?: CookieNames | undefined;
 }
 
 /**
@@ -32,24 +43,54 @@ export const maxCopies = 3;
 export const maxRead = 16;
 
 /** Reads the tokens of a request, and removes the session cookies from its headers. */
-export function takeTokens(headers: Headers, names: CookieNames): PresentedTokens {
+export function takeTokens(headers: Headers, reader: NamesToRead): PresentedTokens {
   // 1. Read the tokens.
   const cookies = headers.get("cookie");
   const { scheme, bearer } = readToken(headers.get("authorization"));
-  const accessCookies = readCookie(cookies, names.access, maxRead);
-  const refreshCookies = readCookie(cookies, names.refresh, maxRead);
+  const { accessCookies, refreshCookies, otherCookies } = readSessionCookies(cookies, reader);
   const hasCookies = accessCookies.length + refreshCookies.length > 0;
 
   // 2. Handlers do not see the session cookies, nor do their logs show the bearer token.
   if (cookies !== null && hasCookies) {
-    replaceCookies(headers, withoutCookies(cookies, [names.access, names.refresh]));
+    const { names, otherNames = names } = reader;
+    const taken = [names.access, names.refresh, otherNames.access, otherNames.refresh];
+    replaceCookies(headers, withoutCookies(cookies, taken));
   }
   if (bearer !== undefined) {
     hideWhenInspected(headers);
   }
   const isEmpty = bearer === undefined && !hasCookies;
   const byCookie = bearer === undefined && hasCookies && headers.get(header.transport) !== "header";
-  return { bearer, scheme, accessCookies, refreshCookies, hasCookies, byCookie, isEmpty };
+  return {
+    ...{ bearer, scheme, accessCookies, refreshCookies, otherCookies },
+    ...{ hasCookies, byCookie, isEmpty },
+  };
+}
+
+/**
+ * Reads the session cookies of a Cookie header. Those under the other names count only in the absence of
+ * the present ones: a script may have set them, so they never compete.
+ */
+export function readSessionCookies(
+  cookieHeader: string | null,
+  { names, otherNames }: NamesToRead,
+): Pick<PresentedTokens, "accessCookies" | "refreshCookies" | "otherCookies"> {
+  const { access, refresh } = readPair(cookieHeader, names);
+  const otherCookies = otherNames === undefined ? noCookies : readPair(cookieHeader, otherNames);
+  return {
+    accessCookies: access.length > 0 ? access : otherCookies.access,
+    refreshCookies: refresh.length > 0 ? refresh : otherCookies.refresh,
+    otherCookies,
+  };
+}
+
+function readPair(cookieHeader: string | null, { access, refresh }: CookieNames): OtherCookies {
+  return cookieHeader === null
+    ? noCookies
+    : {
+        access: readCookie(cookieHeader, access, maxRead),
+        refresh: readCookie(cookieHeader, refresh, maxRead),
+      };
 }
 
 /** How `util.inspect` of Node.js, Deno and Bun asks an object what to print. */
@@ -149,6 +190,7 @@ export function readCookie(
 }
 
 const none: readonly string[] = Object.freeze([]);
+const noCookies: OtherCookies = Object.freeze({ access: none, refresh: none });
 
 /** Returns the Cookie header without the named cookies; empty if nothing is left. */
 export function withoutCookies(cookieHeader: string, names: readonly string[]): string {

@@ -27,7 +27,7 @@ import {
   readExchange,
 } from "./call/exchange.ts";
 import { createGate, createGateAlone, enterSession, type RequestGate } from "./call/gate.ts";
-import { assertConnectRunsGates, assertRunsGates } from "./call/gates-run.ts";
+import { assertConnectRunsGates, assertRequestChecked, assertRunsGates } from "./call/gates-run.ts";
 import { createInterceptor } from "./call/interceptor.ts";
 import type { VerifyingCore } from "./core.ts";
 import { noDemands } from "./policy/demands.ts";
@@ -192,11 +192,17 @@ interface VerifyingParts extends Pick<Protection, "service" | "policies"> {
   readonly key: CallKey;
 }
 
+/** What reads the sessions of one issuer, and the parts of it that adapters get. */
+interface VerifyingInstance<S extends VerifiedSession> {
+  readonly sessions: VerifyingSessions<S>;
+  readonly protection: Protection;
+}
+
 /** Creates everything that reads sessions. */
-export function createVerifyingSessions<S extends VerifiedSession>(
+export function verifyingInstance<S extends VerifiedSession>(
   core: VerifyingCore<S>,
   { key, policies, service }: VerifyingParts,
-): VerifyingSessions<S> {
+): VerifyingInstance<S> {
   assertConnectRunsGates();
   const streams = new OpenStreams(core);
   const interceptor = createInterceptor(core, key, { policies, streams, behindGate: false });
@@ -225,7 +231,7 @@ export function createVerifyingSessions<S extends VerifiedSession>(
     }
     return session;
   };
-  return {
+  const sessions: VerifyingSessions<S> = {
     protect: (options) => protect(protection, options),
     requestGate: createGateAlone(core, key, policies),
     interceptor,
@@ -251,6 +257,7 @@ export function createVerifyingSessions<S extends VerifiedSession>(
       await streams.drain(durationMs("drain: within", options.within ?? "5s", { max: 300_000 }));
     },
   };
+  return { sessions, protection };
 }
 
 function sessionIn<S extends VerifiedSession>(
@@ -263,11 +270,7 @@ function sessionIn<S extends VerifiedSession>(
   if (!call.admitted && call.session === undefined) {
     throw unprotected(key, context);
   }
-  if (call.unchecked && call.session !== undefined) {
-    throw misuse(
-      `nothing checks the condition of ${procedureOf(context.method)}, which reads the request; add sessions.interceptor to the router besides sessions.requestGate, or wrap the options of the adapter in sessions.protect()`,
-    );
-  }
+  assertRequestChecked(call);
   if (call.unreadable !== undefined) {
     const procedure = procedureOf(context.method);
     throw refuseCall(core, call, { error: call.unreadable, procedure });
@@ -355,6 +358,7 @@ function getSessionWith<S extends VerifiedSession>(
     const foreignBearer = readChoice("foreignBearer", options.foreignBearer, ["refuse", "ignore"]);
     const crossSite = readChoice("crossSite", options.crossSite, ["checked", "navigations"]);
     const { call, context } = callOfExchange(core, key, exchange);
+    assertRequestChecked(call);
     assertOwnCookies(call, callOfOther(key, context.values));
     if (call.written !== undefined && call.session !== undefined) {
       // The response already carries the tokens of another session than the request.

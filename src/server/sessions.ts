@@ -6,19 +6,22 @@ import type { JsonObject } from "../base/json.ts";
 import type { TokenTransport } from "../base/wire.ts";
 import type { RevokeCause } from "../engine/audit/log.ts";
 import type { Created } from "../engine/create.ts";
-import type { Session } from "../engine/session.ts";
+import type { Session, SessionInfo } from "../engine/session.ts";
 import { checkChange, checkCrossSite } from "../request/origins.ts";
 import { type Call, type CallKey, callOf, callOfExchange, createCallKey } from "./call/call.ts";
 import { type ClientContext, type Exchange, isRpc, readExchange } from "./call/exchange.ts";
 import { enterSession } from "./call/gate.ts";
+import { assertRequestChecked } from "./call/gates-run.ts";
 import type { Core } from "./core.ts";
 import { noDemands } from "./policy/demands.ts";
 import { type ClaimRules, type Policies, procedureOf } from "./policy/policy.ts";
 import { ClaimSources } from "./policy/sources.ts";
-import { registerService, serviceOptions } from "./protect.ts";
-import { createVerifyingSessions, unprotected, type VerifyingSessions } from "./reading.ts";
+import { type Protection, registerService, serviceOptions } from "./protect.ts";
+import { unprotected, type VerifyingSessions, verifyingInstance } from "./reading.ts";
 import { failCall, misuse, refuseCall } from "./response/errors.ts";
+import { type DeviceEndpoints, serveDevices } from "./service/device.ts";
 import { createSessionService, signOut } from "./service/service.ts";
+import { type AdoptedFacts, type AdoptedSession, isAdopted, readAdopted } from "./session/adopt.ts";
 import { auditLogOf, type SessionAuditLog } from "./session/audit.ts";
 import type { AuthenticationOptions } from "./session/authentication.ts";
 import { revokeWhere, type SessionCondition } from "./session/by-condition.ts";
@@ -46,6 +49,12 @@ import {
   signIn,
 } from "./session/sign-in.ts";
 import { type ForkOptions, fork, reauthenticate } from "./session/successors.ts";
+import {
+  createTicket,
+  redeemTicket,
+  type SessionTicket,
+  type TicketOptions,
+} from "./session/tickets.ts";
 
 /**
  * The server side of sessions over Connect. `createSessions` returns this and more.
@@ -110,6 +119,49 @@ export interface ServerSessions<Claims extends object = JsonObject, Given extend
       },
   ): Promise<Session<Claims>>;
   /**
+   * Trades a session of another system for a new one, once. Writes its tokens to the response of this
+   * call, as `create` does. The user does not sign in again: the new session keeps `createdAt` and
+   * `authTime`, ends when a session of that age has to, and does not count as an authentication.
+   *
+   * First, your code must verify the other session on the server, with the library that made it. Nothing
+   * here checks that it exists, whose it is, or when it began: take no part of the options from the
+   * request. Afterwards, end it there.
+   *
+   * A further trade of the same session is refused: at the same moment on another server, and after the
+   * new session has ended. There is one exception, for answers that are lost. If nothing shows that the
+   * client has the new tokens, the trade may be repeated once, from `refresh.clientTimeout` to 5 minutes
+   * after it. That ends the session of the first trade.
+   *
+   * @example
+   * const old = await SuperTokens.getSession(req, res);
+   * await sessions.adopt(fromNode(req, res), {
+   *   userId: old.getUserId(),
+   *   externalId: { issuer: "supertokens", sid: old.getHandle() },
+   *   createdAt: new Date(await old.getTimeCreated()),
+   * });
+   * await old.revokeSession();
+   * @throws ConnectError `Unauthenticated` if the session was adopted before (`SESSION_REVOKED`), or is
+   * older than `lifetimes.absolute` or past `endsBy` (`SESSION_EXPIRED`); no tokens are cleared. Otherwise
+   * as `create` does. A time in the future is misuse
+   */
+  adopt(
+    exchange: Exchange,
+    options: NewSessionOptions<Given> &
+      AdoptedFacts &
+      BindOption & {
+        /** How the tokens travel; as for `create`. */
+        readonly transport?: TokenTransport;
+      },
+  ): Promise<Session<Claims>>;
+  /**
+   * The same without a response, as `issue` does: the tokens are yours to deliver.
+   *
+   * @throws SessionError `unauthorized` as above; otherwise as `issue` does
+   */
+  adopt(
+    options: NewSessionOptions<Given> & AdoptedFacts & IssueOptions,
+  ): Promise<IssuedSession<Claims>>;
+  /**
    * Checks the policies against the methods that a router serves. `protect` does this itself.
    * @throws TypeError if a policy names a method that the router does not serve, or contradicts
    * itself; if the Connect that created the router is older than 2.2, which ignores gates
@@ -132,17 +184,7 @@ export interface ServerSessions<Claims extends object = JsonObject, Given extend
    * @throws SessionError `forbidden` for a user who already has the maximum number of sessions;
    * `unavailable` for an outage
    */
-  issue(
-    options: NewSessionOptions<Given> & {
-      /** How the tokens will travel. Default "header". */
-      readonly transport?: TokenTransport;
-      /**
-       * The thumbprint of the client's public key, to which the session is bound (RFC 7638, SHA-256,
-       * base64url). The tokens must travel in headers. Default: the session is bound to no key.
-       */
-      readonly boundKey?: string | undefined;
-    },
-  ): Promise<IssuedSession<Claims>>;
+  issue(options: NewSessionOptions<Given> & IssueOptions): Promise<IssuedSession<Claims>>;
   /**
    * Replaces the session of this call. Call it after the user has authenticated again, and check that
    * it was the same user. The new session has another id, new tokens in the response, and `authTime`
@@ -183,8 +225,73 @@ export interface ServerSessions<Claims extends object = JsonObject, Given extend
    * first, as `reauthenticate` does
    */
   fork(exchange: Exchange, options?: ForkOptions): Promise<IssuedSession<Claims>>;
+  /**
+   * Offers Device Bound Session Credentials at sign-ins from now on, and returns their endpoints.
+   * `dbscHandler` of `rpc-session/http` calls it, so that nothing is offered that nobody serves.
+   * @param path the path of the endpoints, such as "/dbsc"
+   * @throws TypeError if the path is wrong, or the cookies are partitioned
+   */
+  dbsc(path: string): DeviceEndpoints;
+  /**
+   * Creates a ticket for the session of this call, where its tokens cannot go: a WebSocket, or a download
+   * from another host. Whoever has the ticket may redeem it once, on any server that shares the store.
+   * Nothing is written to the response or to the store. Reads the session from the store.
+   *
+   * @example
+   * const { ticket } = await sessions.ticket(context, { purpose: "download", within: "30s" });
+   * @throws ConnectError `Unauthenticated` if the session is bound to a key that the call has not proven;
+   * otherwise as `require` does. Outside RPCs it reads the session first, as `fork` does
+   */
+  ticket(exchange: Exchange, options: TicketOptions): Promise<SessionTicket>;
+  /**
+   * Redeems a ticket: returns its session, once. The session must still be live in the store. Checks no
+   * policy. Writes nothing to a response.
+   *
+   * @example
+   * const { userId } = await sessions.redeemTicket(ticket, { purpose: "download" });
+   * @param ticket what the request sent, checked or not
+   * @throws SessionError `unauthorized` for a ticket of another purpose or service, one that was used or
+   * has expired, and one whose session is over; `unavailable` for an outage, after which the ticket may
+   * count as used
+   * @throws TypeError if the purpose is not valid
+   */
+  redeemTicket(
+    ticket: string | null | undefined,
+    options: Pick<TicketOptions, "purpose">,
+  ): Promise<SessionInfo<Claims>>;
   /** What happened to the sessions of a user; see the option `auditLog`. */
   readonly auditLog: SessionAuditLog;
+  /**
+   * Returns the methods that create or take tokens of one host without a request of it. Only with the
+   * option `hosts`; `issue`, `redeemTicket` and
+   * `adopt` without a response of the sessions themselves are refused then.
+   *
+   * @example
+   * await sessions.host("shop-a.example").issue({ userId: "alice" });
+   * @param name the host of one of the issuers in `hosts`, with its port unless that is the default one
+   * @throws TypeError if the host is not listed, or the service has no option `hosts`
+   */
+  host(name: string): HostSessions<Claims, Given>;
+}
+
+/** Options of a session whose tokens are not written to a response. */
+export interface IssueOptions {
+  /** How the tokens will travel. Default "header". */
+  readonly transport?: TokenTransport;
+  /**
+   * The thumbprint of the client's public key, to which the session is bound (RFC 7638, SHA-256,
+   * base64url). The tokens must travel in headers. Default: the session is bound to no key.
+   */
+  readonly boundKey?: string | undefined;
+}
+
+/** What is done for one host of several, without a request; see `sessions.host`. */
+export interface HostSessions<Claims extends object = JsonObject, Given extends object = object>
+  extends Pick<ServerSessions<Claims, Given>, "issue" | "redeemTicket"> {
+  /** Trades a session of another system for a new one of this host; see `adopt` of the sessions. */
+  adopt(
+    options: NewSessionOptions<Given> & AdoptedFacts & IssueOptions,
+  ): Promise<IssuedSession<Claims>>;
 }
 
 /** A session and its tokens, to deliver outside of a response. */
@@ -215,6 +322,7 @@ function callsOf(core: Core, key: CallKey, policies: Policies) {
       throw unprotected(key, exchange);
     }
     const call = callOf(core, key, exchange);
+    assertRequestChecked(call);
     try {
       return await work(call, exchange);
     } catch (error) {
@@ -247,7 +355,20 @@ function callsOf(core: Core, key: CallKey, policies: Policies) {
     }
   };
 
-  return { onCall, enter };
+  /** Runs work on a call that has its session, and that another site must not cause. */
+  const onSession = <T>(
+    { given, method }: { readonly given: unknown; readonly method: string },
+    work: (call: Call) => Promise<T>,
+  ): Promise<T> =>
+    onCall({ given, method }, async (call, context) => {
+      if (!isRpc(context)) {
+        checkChange(core, call, { method });
+      }
+      await enter(call, context, false);
+      return work(call);
+    });
+
+  return { onCall, onSession, enter };
 }
 
 /** Notices that users sign in although their clients could not refresh here. */
@@ -278,18 +399,43 @@ class Registration {
   }
 }
 
+/** The server side of one issuer, and the parts of it that adapters get. */
+export interface ServerInstance {
+  readonly sessions: ServerSessions;
+  readonly protection: Protection;
+}
+
+/** The methods on sessions by id, by user and by tenant. */
+function directoryOf(core: Core): Omit<SessionDirectory, "check"> {
+  const run = <T>(work: () => Promise<T>): Promise<T> => core.operations.run(work);
+  return {
+    find: (id) => run(() => findById(core, id)),
+    list: (options) => run(() => listByOwner(core, options)),
+    updateClaims: (id, change) => run(() => updateClaimsById(core, id, change)),
+    data: (id) => run(() => dataById(core, id)),
+    updateData: (id, change) => run(() => updateDataById(core, id, change)),
+    revoke: ((ids: string | readonly string[], cause?: RevokeCause) =>
+      run<unknown>(() =>
+        Array.isArray(ids) ? revokeByIds(core, ids, cause) : revokeById(core, ids as string, cause),
+      )) as SessionDirectory["revoke"],
+    revokeAll: (options, cause) => run(() => revokeByOwner(core, options, cause)),
+    revokeWhere: (condition, cause) =>
+      run(() => revokeWhere(core, condition as SessionCondition, cause)),
+  };
+}
+
 /** Assembles the server side: each public method and the function that carries it out. */
-export function createServerSessions(given: Core, policies: Policies): ServerSessions {
+export function createInstance(given: Core, policies: Policies): ServerInstance {
   const core: Core = { ...given, sources: new ClaimSources(given) };
   const key = createCallKey();
   const registration = new Registration(core.emit);
   const service = createSessionService(core, key, () => registration.registered());
-  const verifying = createVerifyingSessions(core, { key, policies, service });
+  const { sessions: verifying, protection } = verifyingInstance(core, { key, policies, service });
   const { requestGate, interceptor } = verifying;
-  const { onCall, enter } = callsOf(core, key, policies);
+  const { onCall, onSession, enter } = callsOf(core, key, policies);
   const run = <T>(work: () => Promise<T>): Promise<T> => core.operations.run(work);
 
-  return {
+  const sessions: ServerSessions = {
     ...verifying,
     service,
     serviceOptions,
@@ -298,9 +444,16 @@ export function createServerSessions(given: Core, policies: Policies): ServerSes
     create: (given, options) =>
       onCall({ given, method: "sessions.create" }, (call, context) => {
         registration.signsIn();
-        return signIn(core, call, context, options);
+        return signIn(core, call, context, { options });
       }),
-    issue: (options) => run(async () => toIssued(core, await issue(core, options))),
+    adopt: ((given: Exchange | AdoptedSession, options?: AdoptedSession) =>
+      isAdopted(given, options)
+        ? run(async () => toIssued(core, await issue(core, readAdopted(given))))
+        : onCall({ given, method: "sessions.adopt" }, (call, context) => {
+            registration.signsIn();
+            return signIn(core, call, context, readAdopted(options));
+          })) as ServerSessions["adopt"],
+    issue: (options) => run(async () => toIssued(core, await issue(core, { options }))),
     reauthenticate: (given, options = {}) => {
       const method = "sessions.reauthenticate";
       return onCall({ given, method }, async (call, context) => {
@@ -321,35 +474,28 @@ export function createServerSessions(given: Core, policies: Policies): ServerSes
         return signOut(core, call, "");
       });
     },
-    fork: (given, options = {}) => {
-      const method = "sessions.fork";
-      return onCall({ given, method }, async (call, context) => {
-        if (!isRpc(context)) {
-          checkChange(core, call, { method });
-        }
-        await enter(call, context, false);
-        return toIssued(core, await fork(core, call, options));
-      });
-    },
+    fork: (given, options = {}) =>
+      onSession({ given, method: "sessions.fork" }, async (call) =>
+        toIssued(core, await fork(core, call, options)),
+      ),
+    ticket: (given, options) =>
+      onSession({ given, method: "sessions.ticket" }, (call) => createTicket(core, call, options)),
+    redeemTicket: (ticket, options) => run(() => redeemTicket(core, ticket, options)),
     // Sessions by id, by user and by tenant.
+    ...directoryOf(core),
     check: ((given: ConnectRouter | string, rules: ClaimRules) =>
       typeof given === "object"
         ? verifying.check(given)
         : run(() => checkById(core, given, rules))) as ServerSessions["check"],
-    find: (id) => run(() => findById(core, id)),
-    list: (options) => run(() => listByOwner(core, options)),
-    updateClaims: (id, change) => run(() => updateClaimsById(core, id, change)),
-    data: (id) => run(() => dataById(core, id)),
-    updateData: (id, change) => run(() => updateDataById(core, id, change)),
-    revoke: ((ids: string | readonly string[], cause?: RevokeCause) =>
-      run<unknown>(() =>
-        Array.isArray(ids) ? revokeByIds(core, ids, cause) : revokeById(core, ids as string, cause),
-      )) as SessionDirectory["revoke"],
-    revokeAll: (options, cause) => run(() => revokeByOwner(core, options, cause)),
-    revokeWhere: (condition, cause) =>
-      run(() => revokeWhere(core, condition as SessionCondition, cause)),
+    dbsc: (path) => serveDevices(core, path),
     auditLog: core.operations.tracked(auditLogOf(core)),
+    host: () => {
+      throw new TypeError(
+        "sessions.host is for a service with several hosts; list them in the option hosts, or call the method of sessions itself",
+      );
+    },
   };
+  return { sessions, protection };
 }
 
 async function toIssued(core: Core, created: Created): Promise<IssuedSession> {

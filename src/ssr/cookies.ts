@@ -21,8 +21,11 @@ export interface CookieToSet {
 
 type Kind = keyof CookieNames;
 
-/** The default names, with the prefixes that browsers know and the port that localhost adds. */
-const defaultNames = /^(?:__Host-|__Secure-)?rpcsession-(access|refresh)(?:-\d+)?$/;
+/**
+ * The default names, with the prefixes that browsers know and the port that localhost adds. A service
+ * reads several prefixes while its cookies move from one to another.
+ */
+const defaultNames = /^(?:__Host-(?:Http-)?|__Secure-)?(rpcsession-(access|refresh)(?:-\d+)?)$/;
 
 /** The share of an access token's life after which it is due for a refresh, as in the client. */
 const dueAfter = 0.8;
@@ -80,13 +83,16 @@ export class VisitorCookies {
       const place = [name, options.domain, options.path, options.partitioned].join(" ");
       this.#lines.delete(place);
       this.#lines.set(place, line);
-      // 2. Removed: it is gone, unless the same response also sets it, after removing its copies.
-      if (value === "" && !set.some((other) => other.name === name && other.value !== "")) {
+      // 2. Removed: it is gone, unless the same response also sets it, after removing its copies or
+      // under another prefix.
+      const stem = this.#stemOf(name);
+      const isSet = set.some((other) => this.#stemOf(other.name) === stem && other.value !== "");
+      if (value === "" && !isSet) {
         this.#held = this.#held.filter(([held]) => held !== name);
       }
-      // 3. A new access cookie takes the place of all copies.
+      // 3. A new access cookie takes the place of all copies, also of those under another prefix.
       if (value !== "" && this.#kindOf(name) === "access") {
-        this.#held = [...this.#held.filter(([held]) => held !== name), [name, value]];
+        this.#held = [...this.#held.filter(([held]) => this.#stemOf(held) !== stem), [name, value]];
       }
     }
   }
@@ -119,9 +125,14 @@ export class VisitorCookies {
     });
   }
 
+  /** The name of a cookie without its prefix, if that is one of the default names. */
+  #stemOf(name: string): string {
+    return this.#names === undefined ? (defaultNames.exec(name)?.[1] ?? name) : name;
+  }
+
   #kindOf(name: string): Kind | undefined {
     if (this.#names === undefined) {
-      return defaultNames.exec(name)?.[1] as Kind | undefined;
+      return defaultNames.exec(name)?.[2] as Kind | undefined;
     }
     const { access, refresh } = this.#names;
     return name === access ? "access" : name === refresh ? "refresh" : undefined;

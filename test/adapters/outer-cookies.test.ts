@@ -37,7 +37,7 @@ async function cookiesOf(port: number, method: string): Promise<string[]> {
   return response.headers.getSetCookie().map((cookie) => cookie.replace(/=.*/, ""));
 }
 
-const session = ["__Host-rpcsession-access", "__Host-rpcsession-refresh"];
+const session = ["__Host-Http-rpcsession-access", "__Host-Http-rpcsession-refresh"];
 
 test("feat:I8 cookies that Express sets survive unless the response sets session cookies", async () => {
   const sessions = testSessions({

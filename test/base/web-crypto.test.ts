@@ -2,7 +2,7 @@ import { memoryStore } from "rpc-session/stores/memory";
 import { afterEach, describe, expect, it, vi } from "vitest";
 import * as withNode from "../../src/base/crypto.ts";
 import { createSessions } from "../../src/create-sessions.ts";
-import { AntiCsrf } from "../../src/engine/anti-csrf.ts";
+import { AntiCsrf } from "../../src/engine/macs/anti-csrf.ts";
 import { testSessions } from "../../src/testing/test-sessions.ts";
 import { verifySessions } from "../../src/verify.ts";
 import { accessOf, apiOf } from "../helpers/api.ts";
@@ -115,7 +115,7 @@ describe("without node:crypto", () => {
   );
 
   it("the anti-CSRF token of one session does not serve another, and that of the other runtime does", async () => {
-    const web = await withoutNode(() => import("../../src/engine/anti-csrf.ts"));
+    const web = await withoutNode(() => import("../../src/engine/macs/anti-csrf.ts"));
     const webCrypto = await import("../../src/base/crypto.ts");
     const [ours, theirs] = [
       new AntiCsrf(await withNode.openSecretRing(secret, issuer)),

@@ -274,6 +274,52 @@ inEngines((engine, open) => {
       }
     });
 
+    test("sec:C28 feat:I9 no script sets a cookie with the prefix __Host-Http-, in browsers that know it", async () => {
+      const { visitor } = await open(hosts);
+      const site = await startPages(() => "", { host: "evil.example.com" });
+      onTestFinished(() => site.close());
+      const page = await visitor.newTab();
+      await page.goto(site.at());
+      const agent = await page.evaluate(() => {
+        for (const name of ["__Host-Http-a", "__Host-b"]) {
+          // biome-ignore lint/suspicious/noDocumentCookie: as a hostile script would
+          document.cookie = `${name}=planted; Secure; Path=/`;
+        }
+        return navigator.userAgent;
+      });
+      const [, chrome, firefox] = /(?:Chrome\/(\d+)|Firefox\/(\d+))/.exec(agent) ?? [];
+      const knows = Number(chrome ?? 0) >= 140 || Number(firefox ?? 0) >= 142;
+      const kept = (await visitor.cookies(site.at())).map(({ name }) => name);
+      expect(kept).toContain("__Host-b");
+      // A future WebKit may know it as well.
+      expect(engine.name !== "WebKit" && kept.includes("__Host-Http-a")).toBe(
+        engine.name !== "WebKit" && !knows,
+      );
+    });
+
+    test("feat:I9 the prefix of the names changes without signing anybody out", async () => {
+      const shared = { store: memoryStore(), clock: createFakeClock() };
+      const { api, site, visitor, visit } = await open({
+        ...hosts,
+        options: { ...shared, cookies: { prefix: "host", otherPrefix: "ignore" } },
+      });
+      const page = await visit();
+      await signIn(page);
+      const namesNow = async () => (await visitor.cookies(api.at())).map(({ name }) => name).sort();
+      expect(await namesNow()).toEqual(["__Host-rpcsession-access", "__Host-rpcsession-refresh"]);
+      await api.stop();
+      const next = await startApi([site.at()], shared, { host: hosts.apiHost, port: api.port });
+      onTestFinished(() => next.close());
+      await addNote(page, "milk");
+      for (let round = 0; round < 2; round++) {
+        shared.clock.advance("16m");
+        expect(await listNotes(page)).toEqual(["milk"]);
+      }
+      expect(await namesNow()).toEqual([accessCookie, refreshCookie]);
+      await page.evaluate(() => app.session.signOut());
+      expect(await visitor.cookies(api.at())).toEqual([]);
+    });
+
     test("sec:C01 feat:I5 without the prefix, planted cookies of a sibling host are refused and expired", async () => {
       const world = await open({ ...hosts, options: { cookies: { names } } });
       const page = await world.visit();

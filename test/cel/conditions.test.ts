@@ -164,7 +164,7 @@ describe("feat:L8 conditions that are wrong are refused at the start, with the c
     expect(() => holds({})).toThrow("No such key: value");
   });
 
-  it("feat:L8 looks at 1,000 items of a list at most", () => {
+  it("sec:A05 feat:L8 looks at 1,000 items of a list at most", () => {
     const condition = compile("request.document.tags.exists(t, t == 'x')");
     const withTags = (length: number) => ({
       ...facts,

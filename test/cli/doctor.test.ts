@@ -8,7 +8,7 @@ import { join } from "node:path";
 import { create, toBinary } from "@bufbuild/protobuf";
 import { cors } from "@connectrpc/connect";
 import { connectNodeAdapter } from "@connectrpc/connect-node";
-import { createSessions, keepAlive, sessionCors } from "rpc-session";
+import { type CookieOptions, createSessions, keepAlive, sessionCors } from "rpc-session";
 import { jwksFallback } from "rpc-session/http";
 import { memoryStore } from "rpc-session/stores/memory";
 import { createFakeClock } from "rpc-session/testing";
@@ -677,12 +677,32 @@ describe("feat:R1 rpc-session doctor", () => {
     expect(JSON.stringify(examined)).not.toContain("hidden");
   });
 
+  it.each<[string, CookieOptions, string, string]>([
+    ["the prefix __Host-Http-", {}, "__Host-Http-", " and __Host-rpcsession"],
+    ["the prefix __Host-", { prefix: "host" }, "__Host-", "__Host-Http-"],
+    ["one prefix only", { otherPrefix: "ignore" }, "__Host-Http-", " and __Host-rpcsession"],
+  ])("feat:I9 names the cookies that are written, with %s", async (_, cookies, prefix, other) => {
+    const { url } = await startService({ sessions: { cookies } });
+    const { findings } = await doctor([url]);
+    const seen = findings.filter(({ check }) => check === "cookies").map((one) => one.seen);
+    expect(seen.join()).toContain(`${prefix}rpcsession-access`);
+    expect(seen.join()).toContain(`${prefix}rpcsession-refresh`);
+    expect(seen.join()).not.toContain(other);
+  });
+
+  it("reports a proxy that passes on the refresh cookies alone, of both prefixes", async () => {
+    const response = cookies((lines) => lines.filter((line) => !line.includes("-access")));
+    const { url } = await startService({ proxy: { response }, sessions: { cookies: {} } });
+    const wrong = wrongOf(await doctor([url])).filter((line) => line.startsWith("fail"));
+    expect(wrong).toEqual(like([["fail cookies", "for one cookie", "every Set-Cookie line"]]));
+  });
+
   it("reports a proxy that changes the path of cookies with the prefix __Host-", async () => {
     const response = cookies(replaced("; Path=/;", "; Path=/v1;"));
     const { url } = await startService({ proxy: { response }, sessions: { cookies: {} } });
     const wrong = wrongOf(await doctor([url])).filter((line) => line.startsWith("fail"));
     expect(wrong).toHaveLength(2);
-    expect(wrong[0]).toMatch(/__Host-rpcsession-access.* has Path=\/v1\..*proxy_cookie_path/);
+    expect(wrong[0]).toMatch(/__Host-Http-rpcsession-access.* has Path=\/v1\..*proxy_cookie_path/);
   });
 
   it("reports a proxy that gives cookies with the prefix __Host- a Domain", async () => {
@@ -690,7 +710,7 @@ describe("feat:R1 rpc-session doctor", () => {
     const { url } = await startService({ proxy: { response }, sessions: { cookies: {} } });
     const wrong = wrongOf(await doctor([url])).filter((line) => line.startsWith("fail"));
     expect(wrong).toHaveLength(2);
-    expect(wrong[0]).toMatch(/__Host-rpcsession-access.* has a Domain\..*proxy_cookie_domain/);
+    expect(wrong[0]).toMatch(/__Host-Http-rpcsession-access.* has a Domain\..*proxy_cookie_domain/);
   });
 
   it("reports a proxy that replaces Host, if the origin is not that of the issuer", async () => {
@@ -827,11 +847,11 @@ describe("feat:R1 rpc-session doctor over TLS", () => {
   }
   const trusted = { NODE_EXTRA_CA_CERTS: fixture("localhost.crt") };
 
-  it("finds Secure cookies with the prefix __Host- and HTTP/2 in order", async () => {
+  it("finds Secure cookies with the prefix __Host-Http- and HTTP/2 in order", async () => {
     const examined = await program(await startTls(true), trusted);
     expect(wrongOf(examined)).toEqual([]);
     const seen = examined.findings.map((one) => one.seen).join("\n");
-    expect(seen).toContain("__Host-rpcsession-access");
+    expect(seen).toContain("__Host-Http-rpcsession-access");
     expect(seen).toContain("over gRPC, with HTTP/2 and trailers");
   });
 

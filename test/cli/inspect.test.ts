@@ -95,7 +95,7 @@ describe("feat:R2 rpc-session inspect on an access token", () => {
     for (const text of [
       `Authorization: Bearer ${tokens.accessToken}`,
       `rpcsession-access-token: ${tokens.accessToken}`,
-      `Set-Cookie: __Host-rpcsession-access=${tokens.accessToken}; Path=/; HttpOnly`,
+      `Set-Cookie: __Host-Http-rpcsession-access=${tokens.accessToken}; Path=/; HttpOnly`,
       `"${tokens.accessToken}"\n`,
     ]) {
       expect(await json(text)).toMatchObject({ code: 0, userId: "alice" });

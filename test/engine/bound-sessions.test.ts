@@ -134,6 +134,7 @@ describe.each([
       lineage: session,
       version,
       boundKey: key,
+      transport: "header" as const,
       authTime: null,
       endsBy: null,
     };
@@ -219,6 +220,7 @@ describe("copies of a bound session", () => {
         lineage: session,
         version,
         boundKey: key,
+        transport: "header" as const,
         authTime: null,
         endsBy: null,
       };
@@ -243,6 +245,7 @@ describe("copies of a bound session", () => {
       lineage: session,
       version,
       boundKey: key,
+      transport: "header" as const,
       authTime: null,
       endsBy: null,
     };
@@ -269,3 +272,82 @@ describe("a store that does not keep the key", () => {
     expect((await signIn(null)).record.boundKey).toBeNull();
   });
 });
+
+describe.each([
+  ["one statement", () => memoryStore()],
+  ["read and decide", withoutAdvance],
+])("a session in cookies (%s)", (_name, newStore) => {
+  async function signIn() {
+    const world = await startWorld({ store: newStore() });
+    const { engine, clock } = world;
+    const content = { ...cookieContent, boundKey: null };
+    const { record, refreshToken } = await engine.creator.create(content);
+    const refresh = (token: string, provenKey?: string) =>
+      engine.refresher.refresh({ token, transport: "cookie", provenKey });
+    const confirm = async (token: string, provenKey?: string) => {
+      clock.advance("60s");
+      await refresh(token, provenKey);
+      clock.advance("31s");
+    };
+    return { ...world, record, refreshToken, refresh, confirm };
+  }
+
+  it("feat:S11 is bound by the first proof that advances it, and its tokens say so", async () => {
+    const { store, record, refreshToken, refresh, confirm } = await signIn();
+    // A proof that advances nothing binds nothing.
+    await confirm(refreshToken, key);
+    expect((await store.load(record.id)).record?.boundKey).toBeNull();
+    const next = await refresh(refreshToken, key);
+    expect(next.record).toMatchObject({ generation: 1, boundKey: key });
+    expect(parseRefreshToken(next.refreshToken ?? "")).toMatchObject({ boundKey: key });
+    expect(next.access.claims.jkt).toBe(key);
+    // The answer may be lost: the token from before goes on, with the key.
+    expect(await failure(refresh(refreshToken))).toMatchObject({ reason: "PROOF_REQUIRED" });
+    expect((await refresh(refreshToken, key)).refreshToken).toBe(next.refreshToken);
+  });
+
+  it("feat:S11 of two keys the first one wins, also at the same moment", async () => {
+    const { store, record, refreshToken, refresh, confirm } = await signIn();
+    await confirm(refreshToken);
+    const outcomes = await Promise.all(
+      [key, other].map((one) => failure(refresh(refreshToken, one))),
+    );
+    const bound = (await store.load(record.id)).record?.boundKey;
+    expect([key, other]).toContain(bound);
+    const reasons = outcomes.map(({ reason }) => reason);
+    expect(reasons).toEqual(
+      bound === key ? [undefined, "PROOF_INVALID"] : ["PROOF_INVALID", undefined],
+    );
+  });
+
+  it("feat:S11 says that it is over, not that a proof is missing", async () => {
+    const { engine, record, refreshToken, refresh, confirm } = await signIn();
+    await confirm(refreshToken);
+    const next = await refresh(refreshToken, key);
+    await engine.revoke(record.id, "revoked");
+    expect(await failure(refresh(next.refreshToken ?? ""))).toMatchObject({
+      reason: "SESSION_REVOKED",
+    });
+  });
+
+  it.each(["stale", "skipped"] as const)(
+    "feat:S11 a proof that is %s is asked for later, and revokes nothing",
+    async (unproven) => {
+      const { engine, store, events, clock } = await startWorld({
+        store: newStore(),
+        onMismatch: "revoke",
+      });
+      const created = await engine.creator.create({ ...cookieContent, boundKey: key });
+      clock.advance("5m");
+      const token = created.refreshToken;
+      const refused = engine.refresher.refresh({ token, transport: "cookie", unproven });
+      expect(await failure(refused)).toMatchObject({
+        ...{ kind: "unavailable", reason: "PROOF_REQUIRED", sessionId: created.record.id },
+      });
+      expect(events.at(-1)).toMatchObject({ type: "proofRefused", why: unproven });
+      expect((await store.load(created.record.id)).record).toEqual(created.record);
+    },
+  );
+});
+
+const cookieContent = { ...content, transport: "cookie" as const };

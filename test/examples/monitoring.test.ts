@@ -5,6 +5,7 @@ import { join } from "node:path";
 import type { Meter, MeterProvider } from "@opentelemetry/api";
 import { openTelemetry, openTelemetryClient } from "rpc-session/otel";
 import { describe, expect, it, onTestFinished } from "vitest";
+import { sorted } from "../helpers/sorted.ts";
 
 const root = join(import.meta.dirname, "../..");
 const folder = join(root, "examples/monitoring");
@@ -92,11 +93,26 @@ describe("the page for whoever is on call", () => {
     expect(names.length).toBeGreaterThan(5);
     expect(names.filter((name) => !page.includes(`### ${name}\n`))).toEqual([]);
     expect([...metrics.values()].filter((name) => !page.includes(`\`${name}\``))).toEqual([]);
-    const events = readFileSync(join(root, "src/base/events.ts"), "utf8");
-    const types = [...events.matchAll(/readonly type: "(\w+)"/g)].map(([, type]) => type);
-    const tables = page.slice(page.indexOf("## Events"));
+    const [tables = "", ofClients = ""] = page
+      .slice(page.indexOf("## Events"))
+      .split("### Of clients");
+    const types = eventsIn("src/base/events.ts");
     expect(types.length).toBeGreaterThan(15);
     expect(types.filter((type) => !tables.includes(`\`${type}\``))).toEqual([]);
+    const clientTypes = eventsIn("src/client/events.ts");
+    expect(clientTypes.length).toBeGreaterThan(7);
+    expect(clientTypes.filter((type) => !ofClients.includes(`\`${type}\``))).toEqual([]);
+  });
+
+  it("feat:N6 docs/monitoring.md names every event of servers and of clients", () => {
+    const monitoring = readFileSync(join(root, "docs/monitoring.md"), "utf8");
+    const rows = [...monitoring.matchAll(/^\| `(\w+)` \| (?:info|warn|error) \|/gm)];
+    expect(sorted(rows.map(([, type]) => type))).toEqual(sorted(eventsIn("src/base/events.ts")));
+    const ofClients = monitoring.slice(monitoring.indexOf("On the client, `onEvent`"));
+    const missing = eventsIn("src/client/events.ts").filter(
+      (type) => !ofClients.includes(`\`${type}\``),
+    );
+    expect(missing).toEqual([]);
   });
 
   it("feat:N11 docs/telemetry.md lists every metric and every span", () => {
@@ -120,6 +136,12 @@ describe("the page for whoever is on call", () => {
     }
   });
 });
+
+/** The types of the events that a file declares. */
+function eventsIn(file: string): readonly string[] {
+  const source = readFileSync(join(root, file), "utf8");
+  return [...source.matchAll(/readonly type: "(\w+)"/g)].map(([, type = ""]) => type);
+}
 
 /** Whether promtool accepts queries. It checks rules only, so each query becomes one. */
 function checkQueries(exprs: readonly string[]): boolean {

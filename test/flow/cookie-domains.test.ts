@@ -204,8 +204,8 @@ describe("feat:I5 a sibling host that plants cookies of the attacker's session",
     await call(jar, signIn);
     const { tokens } = await server.sessions.issue({ userId: "mallory", transport: "cookie" });
     const of = cookies.names ?? {
-      access: "__Host-rpcsession-access",
-      refresh: "__Host-rpcsession-refresh",
+      access: "__Host-Http-rpcsession-access",
+      refresh: "__Host-Http-rpcsession-refresh",
     };
     for (const [name, token] of [
       [of.access, tokens.accessToken],

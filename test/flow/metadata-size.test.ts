@@ -1,10 +1,13 @@
+import { fromBinary } from "@bufbuild/protobuf";
 import type { HandlerContext } from "@connectrpc/connect";
 import { type TestSessions, testSessions } from "rpc-session/testing";
 import { describe, expect, test } from "vitest";
 import { NotesService } from "../../examples/gen/notes/v1/notes_pb.ts";
+import { PolicyViolationsSchema } from "../../gen/rpcsession/v1/hint_pb.ts";
 import { SessionService } from "../../gen/rpcsession/v1/service_pb.ts";
+import { byHeader } from "../helpers/presented.ts";
 import { startNotes } from "../helpers/server.ts";
-import { callWire, type WireResult } from "../helpers/wire.ts";
+import { callWire, type WireResult, wireName, wires } from "../helpers/wire.ts";
 
 /** What gRPC's C core accepts by default, in bytes. */
 const softLimit = 8_192;
@@ -98,6 +101,43 @@ describe.each([
     await server.close();
   });
 });
+
+test.each(wires.map((wire) => [wireName(wire), wire] as const))(
+  "sec:A05 feat:L5 feat:L9 a refusal with reasons of any length reaches the client, over %s",
+  async (_, wire) => {
+    const long = "x".repeat(100_000);
+    const claims = Object.fromEntries(
+      Array.from({ length: 50 }, (_unused, i) => [`claim${i}`, { anyOf: [long] }]),
+    );
+    const server = await startNotes({
+      sessions: {
+        authorize: { decide: async () => ({ deny: `${"x".repeat(253)}😀${long}` }) },
+        methods: { "notes.v1.NotesService/AddNote": { claims } },
+      },
+    });
+    const { session, tokens } = await server.sessions.issue({ userId: "alice" });
+    const { headers } = byHeader(session.id, tokens.accessToken);
+    for (const [method, first] of [
+      ["listNotes", "x".repeat(253)] as const,
+      ["addNote", "one of"] as const,
+    ]) {
+      const result = await callWire(server, wire, {
+        ...{ method: NotesService.method[method], messages: [{}], headers },
+      });
+      expect(result.code).toBe("permission_denied");
+      const detail = result.details.find(({ type }) => type.endsWith("PolicyViolations"));
+      const bytes = Buffer.from(detail?.value ?? "", "hex");
+      expect(bytes.length).toBeLessThan(3_000);
+      const { violations } = fromBinary(PolicyViolationsSchema, bytes);
+      expect(violations.length).toBe(method === "addNote" ? 6 : 1);
+      for (const { requirement } of violations) {
+        expect(requirement.startsWith(first)).toBe(true);
+        expect(requirement).toMatch(/^.{254}…$/u);
+      }
+    }
+    await server.close();
+  },
+);
 
 test("feat:E1 feat:N4 a change of claims that would outgrow the metadata of a gRPC client is refused", async () => {
   const sessions = testSessions({ clientClaims: ({ note }) => ({ note }) });

@@ -1,10 +1,14 @@
+import type { ConnectRouter } from "@connectrpc/connect";
 import type { RefusalMessage, SessionEvent } from "rpc-session";
 import { testSessions } from "rpc-session/testing";
+import { verifySessions } from "rpc-session/verify";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { NotesService } from "../../examples/gen/notes/v1/notes_pb.ts";
+import { Reason } from "../../gen/rpcsession/v1/hint_pb.ts";
 import { cells } from "../helpers/kinds.ts";
 import { type NotesServer, startNotes } from "../helpers/server.ts";
 import { callWire, wireName } from "../helpers/wire.ts";
+import { wireServer } from "../helpers/wire-server.ts";
 
 const english = "the call needs a session; sign in first";
 const german = "Bitte melden Sie sich an – der Aufruf braucht eine Sitzung.";
@@ -121,6 +125,20 @@ describe("feat:K3 refusalMessage", () => {
     const wrong = "Bitte anmelden" as unknown as RefusalMessage;
     expect(() => testSessions({ refusalMessage: wrong })).toThrow(
       "refusalMessage must be a function, got a string",
+    );
+  });
+
+  it("works in a service that only verifies, and must be a function", async () => {
+    const issuing = testSessions();
+    const options = { issuer: "https://test.example", jwks: await issuing.jwks() };
+    const verifying = verifySessions({ ...options, refusalMessage: () => german });
+    const routes = (router: ConnectRouter) => router.service(NotesService, {});
+    const wired = wireServer(verifying.protect({ routes, readMaxBytes: 1024 }));
+    const { error, hint } = await wired.call(NotesService.method.listNotes, {}, {});
+    expect(error?.rawMessage).toBe(german);
+    expect(hint?.reason).toBe(Reason.SESSION_MISSING);
+    expect(() => verifySessions({ ...options, refusalMessage: "no" as never })).toThrow(
+      "verifySessions: refusalMessage must be a function, got string",
     );
   });
 });

@@ -2,7 +2,7 @@ import { mkdtempSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout } from "node:timers/promises";
-import { createSessions, type SessionError, type SessionStore } from "rpc-session";
+import { createSessions, type Duration, type SessionError, type SessionStore } from "rpc-session";
 import { memoryStore } from "rpc-session/stores/memory";
 import { postgresStore } from "rpc-session/stores/postgres";
 import { redisStore } from "rpc-session/stores/redis";
@@ -16,6 +16,7 @@ import { createSchema } from "../stores/postgres-fixture.ts";
 /** Opens the stores of one service: each call of the result returns another store of the same sessions. */
 type Stores = () => Promise<() => SessionStore>;
 
+const day = 86_400_000;
 const secret = "of all servers the same, and long enough".padEnd(48, "x");
 
 function suite(name: string, missing: string | undefined, stores: Stores): void {
@@ -23,15 +24,20 @@ function suite(name: string, missing: string | undefined, stores: Stores): void 
     `the Session API on ${name}${missing ? ` (skipped: ${missing})` : ""}`,
     () => {
       async function createWorld(
-        options: { max?: number; overflow?: "reject" | "evictOldest" } = {},
+        options: {
+          max?: number;
+          overflow?: "reject" | "evictOldest";
+          clientTimeout?: Duration;
+        } = {},
       ) {
-        const { max, overflow } = options;
+        const { max, overflow, clientTimeout = "10s" } = options;
         const store = await stores();
         const server = () =>
           createSessions({
             issuer: "https://test.example",
             store: store(),
             secret,
+            refresh: { clientTimeout },
             ...(max === undefined
               ? {}
               : { sessionsPerUser: { max, ...(overflow && { overflow }) } }),
@@ -135,6 +141,40 @@ function suite(name: string, missing: string | undefined, stores: Stores): void 
         ].map(Number);
         expect([idle - began, end - began]).toEqual([3_600_000, 7_200_000]);
         expect(info?.authTime).toEqual(info?.createdAt);
+      });
+
+      it("feat:O7 sec:R20 of 24 concurrent adoptions on two servers, one gives a session", async () => {
+        const { one, two } = await createWorld();
+        const createdAt = new Date(Date.now() - 10 * day);
+        const externalId = { issuer: "former", sid: `é ${"x".repeat(200)}` };
+        const adopt = (i: number) =>
+          (i % 2 ? one : two).adopt({ userId: "alice", externalId, createdAt });
+        const results = await Promise.allSettled(Array.from({ length: 24 }, (_, i) => adopt(i)));
+        const [only, ...more] = (await one.list({ externalId })).sessions;
+        expect(more).toEqual([]);
+        const refused = results.flatMap((r) => (r.status === "rejected" ? [r.reason.reason] : []));
+        expect(refused).toEqual(Array(23).fill("SESSION_REVOKED"));
+        const end = new Date(createdAt.getTime() + 90 * day);
+        expect(only).toMatchObject({ createdAt, authTime: createdAt, expiresAt: end });
+        await two.revoke(only?.id ?? "");
+        await expect(adopt(0)).rejects.toMatchObject({ reason: "SESSION_REVOKED" });
+        await expect(adopt(1)).rejects.toMatchObject({ reason: "SESSION_REVOKED" });
+      });
+
+      it("feat:O7 sec:R20 of 24 concurrent repetitions of an adoption whose answer was lost, one gives a session", async () => {
+        const { one, two } = await createWorld({ clientTimeout: "0s" });
+        const createdAt = new Date(Date.now() - 10 * day);
+        const externalId = { issuer: "former", sid: "1" };
+        const adopt = (i: number) =>
+          (i % 2 ? one : two).adopt({ userId: "alice", externalId, createdAt });
+        const lost = await adopt(0);
+        const results = await Promise.allSettled(Array.from({ length: 24 }, (_, i) => adopt(i)));
+        const given = results.flatMap((r) =>
+          r.status === "fulfilled" ? [r.value.session.id] : [],
+        );
+        expect(given).toHaveLength(1);
+        expect((await one.list({ externalId })).sessions.map(({ id }) => id)).toEqual(given);
+        expect(given).not.toContain(lost.session.id);
       });
 
       it("feat:E2 feat:G2 feat:N4 malformed ids and owners are handled without harm", async () => {

@@ -144,7 +144,7 @@ test.each(["cookie", "header"] as const)(
     const elsewhere =
       transport === "cookie"
         ? { authorization: `Bearer ${tokens.access}` }
-        : { ...sameOrigin, cookie: `__Host-rpcsession-access=${tokens.access}` };
+        : { ...sameOrigin, cookie: `__Host-Http-rpcsession-access=${tokens.access}` };
     const use = { method: addNote, messages: [{}], headers: elsewhere };
     expect((await callWire(server, json, use)).code).toBe("unauthenticated");
     const call =
@@ -152,7 +152,7 @@ test.each(["cookie", "header"] as const)(
         ? { messages: [{ refreshToken: tokens.refresh }], headers: {} }
         : {
             messages: [{}],
-            headers: { ...sameOrigin, cookie: `__Host-rpcsession-refresh=${tokens.refresh}` },
+            headers: { ...sameOrigin, cookie: `__Host-Http-rpcsession-refresh=${tokens.refresh}` },
           };
     const refused = await callWire(server, json, { method: refresh, ...call });
     expect(refused.code).toBe("unauthenticated");

@@ -11,12 +11,12 @@ export interface Presented {
   readonly headers?: Readonly<Record<string, string | undefined>>;
   /** Default "POST". */
   readonly method?: string;
-  /** Without the `__Host-` prefix. */
+  /** Without the `__Host-Http-` prefix. */
   readonly insecure?: boolean;
 }
 
 export function cookieNamesOf(insecure = false) {
-  const prefix = insecure ? "" : "__Host-";
+  const prefix = insecure ? "" : "__Host-Http-";
   return { access: `${prefix}rpcsession-access`, refresh: `${prefix}rpcsession-refresh` };
 }
 

@@ -16,8 +16,8 @@ export interface Tokens {
   readonly refresh?: string | undefined;
 }
 
-export const accessCookie = "__Host-rpcsession-access";
-export const refreshCookie = "__Host-rpcsession-refresh";
+export const accessCookie = "__Host-Http-rpcsession-access";
+export const refreshCookie = "__Host-Http-rpcsession-refresh";
 export const sameOrigin: Record<string, string> = { "sec-fetch-site": "same-origin" };
 
 /** The issuer of `testSessions`. */

@@ -215,7 +215,7 @@ describe("fromNode", () => {
       res.end(userId);
     });
     const { tokens } = await sessions.issue({ userId: "bob", transport: "cookie" });
-    const cookie = `__Host-rpcsession-access=${tokens.accessToken}`;
+    const cookie = `__Host-Http-rpcsession-access=${tokens.accessToken}`;
     const response = await send(url, { method: "POST", headers: { ...sameOrigin, cookie } });
     expect(await response.text()).toBe("alice");
     expect(cookieEffects(response.headers)).toEqual(["access set", "refresh set"]);

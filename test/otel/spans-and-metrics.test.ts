@@ -292,7 +292,7 @@ describe("the telemetry of a server", () => {
     expect(await telemetry.sum("rpcsession.verifications")).toBe(1);
   });
 
-  it("feat:N11 shows in the trace of its caller how a call waits for the source of a claim, and never what it says", async () => {
+  it("sec:A04 feat:N11 shows in the trace of its caller how a call waits for the source of a claim, and never what it says", async () => {
     const telemetry = new Telemetry();
     const asked: string[] = [];
     const server = await startNotes({

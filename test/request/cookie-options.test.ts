@@ -51,6 +51,41 @@ test("feat:I5 custom cookie names with any allowed prefix", () => {
   expect(make({ names: http })).toMatchObject({ names: http, hostOnly: true });
 });
 
+test("feat:I9 the default names have the prefix __Host-Http-, and __Host- with prefix: host", () => {
+  const of = (prefix: string) => ({
+    access: `${prefix}rpcsession-access`,
+    refresh: `${prefix}rpcsession-refresh`,
+  });
+  const plan = (options: CookieOptions) => new SessionCookies(issuer, options);
+  expect(plan({})).toMatchObject({ names: of("__Host-Http-"), otherNames: of("__Host-") });
+  expect(plan({ prefix: "host-http" }).names).toEqual(of("__Host-Http-"));
+  const back = plan({ prefix: "host" });
+  expect(back).toMatchObject({ names: of("__Host-"), otherNames: of("__Host-Http-") });
+  expect([plan({}).hostOnly, back.hostOnly]).toEqual([true, true]);
+  for (const options of [
+    { otherPrefix: "ignore" },
+    { names: own },
+    { domain: "example.com" },
+    { path: "/api" },
+  ] as const) {
+    expect(plan(options).otherNames).toBeUndefined();
+  }
+  const local = new URL("http://localhost:8080");
+  expect(new SessionCookies(local).otherNames?.access).toBe("__Host-rpcsession-access-8080");
+  expect(new SessionCookies(local, { insecure: true }).otherNames).toBeUndefined();
+});
+
+test("feat:I9 sec:C08 both cookies are HttpOnly, Secure, for the host alone and for all its paths, as the prefix demands", () => {
+  const cookies = new SessionCookies(issuer);
+  for (const name of [cookies.names.access, cookies.names.refresh]) {
+    for (const line of [cookies.set(name, "a.b", 60), ...cookies.expire(name)]) {
+      expect(line).toMatch(/^__Host-Http-rpcsession-\w+=/);
+      expect(line.split("; ")).toEqual(expect.arrayContaining(["HttpOnly", "Secure", "Path=/"]));
+      expect(line).not.toContain("Domain");
+    }
+  }
+});
+
 test("feat:I2 with a domain, the cookies are sent to all of its hosts and have the prefix __Secure-", () => {
   const { names, hostOnly, set } = make({ domain: "example.com" });
   expect(names).toEqual({
@@ -72,13 +107,13 @@ test("feat:I2 a path is written to the cookies", () => {
 
 test("feat:I5 on localhost the default names carry the port, because ports share their cookies", () => {
   const at = (url: string, options: CookieOptions = {}) => make(options, new URL(url)).names.access;
-  expect(at("http://localhost:8080")).toBe("__Host-rpcsession-access-8080");
-  expect(at("http://api.localhost:8081")).toBe("__Host-rpcsession-access-8081");
+  expect(at("http://localhost:8080")).toBe("__Host-Http-rpcsession-access-8080");
+  expect(at("http://api.localhost:8081")).toBe("__Host-Http-rpcsession-access-8081");
   expect(at("http://127.0.0.1:3000", { insecure: true })).toBe("rpcsession-access-3000");
   expect(at("http://[::1]:3000/v1", { path: "/v1" })).toBe("__Secure-rpcsession-access-3000");
   // Without a port, off this machine, and with own names nothing changes.
-  expect(at("http://localhost")).toBe("__Host-rpcsession-access");
-  expect(at("https://api.example.com:8443")).toBe("__Host-rpcsession-access");
+  expect(at("http://localhost")).toBe("__Host-Http-rpcsession-access");
+  expect(at("https://api.example.com:8443")).toBe("__Host-Http-rpcsession-access");
   expect(at("http://localhost:8080", { names: own })).toBe(own.access);
 });
 
@@ -166,7 +201,7 @@ describe("expired copies", () => {
     expect(both.expireOlder("a")[0]).toMatch(/^a=; Max-Age=0; Domain=example\.com; Path=\/; /);
     const host = make({ domain: "example.com", olderDomain: null });
     expect(host.expireOlder(host.names.access).join()).not.toContain("Domain");
-    expect(make({}).expireOlder("__Host-rpcsession-access")).toEqual([]);
+    expect(make({}).expireOlder("__Host-Http-rpcsession-access")).toEqual([]);
   });
 });
 
@@ -262,6 +297,31 @@ describe("feat:I5 options that browsers would not accept are refused at construc
       "no older domain and no current domain",
       { path: "/api", olderDomain: null },
       /^cookies\.olderDomain is the domain that the cookies have now/,
+    ],
+    [
+      "a prefix with own names",
+      { names: own, prefix: "host" },
+      /^cookies\.prefix has no effect with cookies\.names, domain, path or insecure/,
+    ],
+    [
+      "a prefix with a domain",
+      { domain: "example.com", prefix: "host-http" },
+      /^cookies\.prefix has no effect/,
+    ],
+    [
+      "another prefix with a path",
+      { path: "/api", otherPrefix: "ignore" },
+      /^cookies\.otherPrefix has no effect/,
+    ],
+    [
+      "an unknown prefix",
+      { prefix: "__Host-" } as never,
+      /^cookies\.prefix must be "host-http" or "host", got "__Host-"/,
+    ],
+    [
+      "an unknown word for the other prefix",
+      { otherPrefix: "expire" } as never,
+      /^cookies\.otherPrefix must be "read" or "ignore", got "expire"/,
     ],
     [
       "an older path with the prefix __Host-",

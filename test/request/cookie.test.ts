@@ -7,7 +7,7 @@ import { readCookie, withoutCookies } from "../../src/request/tokens.ts";
 
 const https = new URL("https://api.example.com");
 const http = new URL("http://localhost:8080");
-const name = "__Host-rpcsession-access";
+const name = "__Host-Http-rpcsession-access";
 
 /** Tokens consist of base64url and dots. */
 const token = fc.stringMatching(/^[\w.-]{1,300}$/);
@@ -52,7 +52,7 @@ describe("sec:C08 golden Set-Cookie strings", () => {
   it.each(rows)("$row", ({ options, set, expire }) => {
     const cookies = new SessionCookies(https, options);
     expect(cookies.hostOnly).toBe(true);
-    expect(cookies.names).toEqual({ access: name, refresh: "__Host-rpcsession-refresh" });
+    expect(cookies.names).toEqual({ access: name, refresh: "__Host-Http-rpcsession-refresh" });
     expect(cookies.set(name, "a.b", 60)).toBe(set);
     expect(cookies.expire(name)).toEqual(expire);
   });
@@ -136,7 +136,7 @@ describe("sec:C01 in a cookie jar that follows RFC 6265bis", () => {
     ["a quote before", `"${name}=planted"`],
     ["no name", `=${name}=planted`],
     ["another case", `${name.toLowerCase()}=planted`],
-    ["percent encoding", `__Host%2Drpcsession-access=planted`],
+    ["percent encoding", `__Host%2DHttp-rpcsession-access=planted`],
     ["a longer name", `${name}-2=planted`],
     ["a comma instead of a semicolon", `a=1, ${name}=planted`],
   ])("is not confused with a cookie whose name has %s", (_, pair) => {

@@ -154,7 +154,7 @@ describe("feat:N13 the audit log", () => {
     });
   });
 
-  it("names the claims that changed, never their values", async () => {
+  it("sec:A04 names the claims that changed, never their values", async () => {
     const store = memoryStore();
     const sessions = audited({ store });
     const claims = { role: "CANARY-a", plan: "CANARY-b", kept: "CANARY-c" };

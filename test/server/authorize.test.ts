@@ -78,7 +78,7 @@ describe("feat:L9 a decision point elsewhere", () => {
     expect(asked).toHaveLength(1);
   });
 
-  it("feat:L9 that fails or is late makes the call Unavailable, and is asked again", async () => {
+  it("sec:A06 feat:L9 that fails or is late makes the call Unavailable, and is asked again", async () => {
     let isDown = true;
     const { server, signIn } = serve({
       async decide() {
@@ -105,7 +105,7 @@ describe("feat:L9 a decision point elsewhere", () => {
   });
 
   it.each([true, false, undefined, {}, { allow: true }])(
-    "feat:L9 that says %j does not allow the call",
+    "sec:A06 feat:L9 that says %j does not allow the call",
     async (said) => {
       const { server, signIn } = serve({ decide: async () => said as never });
       const { error } = await server.call(addNote, {}, { bearer: await signIn() });

@@ -118,6 +118,20 @@ describe("bind", () => {
 });
 
 describe("a session that comes from a bound one", () => {
+  it("feat:E5 feat:S5 a ticket of a bound session needs a proof by its key", async () => {
+    const { sessions, api, key, proven, signInBy } = await startWorld();
+    const access = accessOf(await signInBy(key)) ?? "";
+    const ticket = (headers: Record<string, string>) =>
+      api.call({ headers }, (ctx) => sessions.ticket(ctx, { purpose: "download" }));
+    const bare = await ticket({ authorization: `Session ${access}` });
+    expect(bare.result).toBeUndefined();
+    expect(bare.hint?.proofNonce).not.toBe("");
+    expect(bare.error?.rawMessage).toMatch(/bound to a key, and the request has no proof/);
+    const { result } = await ticket(await proven(key, "notes.v1.NotesService/AddNote", access));
+    const found = await sessions.redeemTicket(result?.ticket, { purpose: "download" });
+    expect(found.boundKey).toBe(key.thumbprint);
+  });
+
   it("feat:S5 fork needs a proof by the key of the session, and binds the fork to a key", async () => {
     const { sessions, api, key, proven, signInBy } = await startWorld();
     const second = await newProofKey();

@@ -173,7 +173,7 @@ describe("feat:L3 rules on a claim", () => {
     ]);
   });
 
-  it("feat:L5 a violation has the value of a claim only where the client may read it", async () => {
+  it("sec:A04 feat:L5 a violation has the value of a claim only where the client may read it", async () => {
     const { call } = serve(
       { claims: { role: ["admin"], plan: ["pro"], note: { equals: "x" } } },
       { clientClaims: ({ role, note }) => ({ role: role ?? null, note: note ?? null }) },
@@ -226,6 +226,15 @@ describe("feat:L3 rules that can never hold are refused at the start", () => {
     [{ role: { equal: "x" } as never }, "equal"],
     [{ role: "admin" as never }, "must have a list of strings"],
     [{ role: [1] as never }, "must have a list of strings"],
+    [{ "": ["admin"] }, "must have a name"],
+    // An object literal takes this name for its prototype, and the rule would be lost.
+    [{ __proto__: ["admin"] } as never, 'the claim "__proto__"'],
+    [{ role: { gte: 4, lte: 3 } }, "no number is at least 4 and at most 3"],
+    [{ role: { gt: 3, lte: 3 } }, "no number is greater than 3 and at most 3"],
+    [
+      { role: { after: "2030", before: "2029" } },
+      "no time is before 2029-01-01T00:00:00.000Z and after 2030",
+    ],
   ])("feat:L3 %j", (claims, message) => {
     const create = () =>
       createSessions({
@@ -294,6 +303,12 @@ describe("feat:L3 validate: code that decides on the claims", () => {
     ["returns false", () => false],
     ["returns null", () => null],
     ["is async", async () => undefined],
+    [
+      "is async and fails",
+      async () => {
+        throw new Error("secret of the fault");
+      },
+    ],
     ["returns a reason without a requirement", () => ({ claim: "role" })],
   ])("feat:L3 never allows a call where it %s", async (_how, validate) => {
     const { call } = serve({ validate: validate as never });

@@ -133,6 +133,26 @@ describe("feat:L2 feat:L3 a claim with a source", () => {
     expect(provider.asked).toEqual(["alice"]);
   });
 
+  it("sec:A03 feat:L2 does not undo what updateClaims has set since the source was asked", async () => {
+    const { sessions, provider, server, signIn } = serve();
+    const bearer = await signIn();
+    const id = (await sessions.list({ userId: "alice" })).sessions[0]?.id ?? "";
+    let answer: (value?: unknown) => void = () => {};
+    provider.answers = new Promise((resolve) => {
+      answer = resolve;
+    });
+    sessions.clock.advance("5m");
+    const waiting = server.call(addNote, {}, { bearer });
+    await expect.poll(() => provider.asked).toEqual(["alice"]);
+    await sessions.updateClaims(id, { role: "reader" });
+    answer();
+    expect((await waiting).error?.code).toBe(Code.PermissionDenied);
+    expect((await sessions.find(id))?.claims).toEqual({ role: "reader" });
+    // What was set is the newest, so the source is not asked again before its age is over.
+    expect((await server.call(addNote, {}, { bearer })).error?.code).toBe(Code.PermissionDenied);
+    expect(provider.asked).toEqual(["alice"]);
+  });
+
   it("feat:L2 is fetched once for all calls of a session that wait, while other sessions go on", async () => {
     const { sessions, provider, server, signIn } = serve();
     const bearer = await signIn();
@@ -241,7 +261,7 @@ describe("feat:L2 feat:L3 a claim with a source", () => {
   });
 });
 
-describe("feat:L2 a source that fails", () => {
+describe("sec:A06 feat:L2 a source that fails", () => {
   it("feat:L2 makes the call Unavailable, never a denial, and is asked again a second later", async () => {
     let isDown = true;
     const { sessions, server, signIn, events } = serve({

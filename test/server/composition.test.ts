@@ -171,7 +171,7 @@ describe("without any protection", () => {
     const baseUrl = await listenForTest(listener);
     const transport = createConnectTransport({ baseUrl, httpVersion: "1.1" });
     const { id, access, refresh } = await issueOn(sessions, "cookie");
-    const cookie = `__Host-rpcsession-access=${access}; __Host-rpcsession-refresh=${refresh}`;
+    const cookie = `__Host-Http-rpcsession-access=${access}; __Host-Http-rpcsession-refresh=${refresh}`;
     const headers = { cookie, "sec-fetch-site": "same-origin" };
     await createClient(NotesService, transport).listNotes({}, { headers });
     for (const call of [

@@ -70,6 +70,17 @@ const stories: { readonly [T in SessionEvent["type"]]: () => Promise<World> } = 
     await world.issue();
     return world;
   },
+  async adoptionRefused() {
+    const world = createWorld();
+    await world.issue();
+    const externalId = { issuer: "former", sid: "CANARY-secret" };
+    const createdAt = new Date(world.sessions.clock.now());
+    const adopt = () => world.sessions.adopt({ userId: "alice", externalId, createdAt });
+    const { tokens } = await adopt();
+    world.secrets.push(tokens.accessToken, tokens.refreshToken);
+    await adopt().catch(() => {});
+    return world;
+  },
   async gateThrew() {
     const world = createWorld();
     const { access } = await world.issue();
@@ -285,7 +296,7 @@ async function advance({ sessions, exchange }: World, refresh: string): Promise<
 
 const levels: { readonly [T in SessionEvent["type"]]: Line["level"] } = {
   ...{ created: "info", refreshed: "info", recovered: "info", claimsChanged: "info" },
-  ...{ dataChanged: "info" },
+  ...{ dataChanged: "info", adoptionRefused: "warn" },
   ...{
     revoked: "info",
     logoutRefused: "warn",

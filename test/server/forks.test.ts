@@ -52,7 +52,7 @@ function createWorld(options: Partial<TestSessionsOptions> = {}) {
   return { sessions, api, events, signIn, fork, forked, reauthenticated, steal, live };
 }
 
-describe("sec:R18 sec:R19 a session that is made from another one", () => {
+describe("sec:R18 sec:R19 a session that is made from another one, and a ticket", () => {
   it("needs an access token of the row's present generation, or of the one before", async () => {
     const { sessions, api, signIn, fork, forked } = createWorld({ lifetimes: { access: "1h" } });
     const first = await signIn();
@@ -69,10 +69,14 @@ describe("sec:R18 sec:R19 a session that is made from another one", () => {
     await forked(first.bearer);
     await forked(second.bearer);
     const third = await advance(second.refresh);
-    for (const answer of [await fork(first.bearer), await again(first.bearer)]) {
+    const ticket = (bearer: string) =>
+      api.call({ bearer }, (ctx) => sessions.ticket(ctx, { purpose: "download" }));
+    for (const call of [fork, again, ticket]) {
+      const answer = await call(first.bearer);
       expect(answer.hint).toMatchObject({ action: Action.REFRESH, reason: Reason.TOKEN_EXPIRED });
     }
     await forked(second.bearer);
+    expect((await ticket(second.bearer)).result).toBeDefined();
     expect((await again(third.bearer)).error).toBeUndefined();
   });
 });

@@ -724,7 +724,7 @@ describe("getSession: the decisions of its Node.js successor", () => {
     const { sessions, cookie } = await createWorld();
     const exchange = exchangeOf({
       access: cookie.access,
-      headers: { cookie: `a=1; __Host-rpcsession-access=${cookie.access}; b=2` },
+      headers: { cookie: `a=1; __Host-Http-rpcsession-access=${cookie.access}; b=2` },
     });
     const first = await sessions.getSession(exchange);
     expect(exchange.requestHeader.get("cookie")).toBe("a=1; b=2");

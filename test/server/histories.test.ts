@@ -121,7 +121,7 @@ it("a token that is signed again for new claims keeps its history", async () => 
   await sessions.getSession(exchange);
   const again = exchange.responseHeader
     .getSetCookie()
-    .map((cookie) => /^__Host-rpcsession-access=([^;]+)/.exec(cookie)?.[1])
+    .map((cookie) => /^__Host-Http-rpcsession-access=([^;]+)/.exec(cookie)?.[1])
     .find((token) => token !== undefined) as string;
   expect(historyOf(again)).toBe("first");
   state.loads = 0;

@@ -449,7 +449,7 @@ describe("session.revoke() in a handler", () => {
 
   it("leaves cookies with other names alone", async () => {
     const { server, cookie } = await serve(async (context, sessions) => {
-      context.responseHeader.append("set-cookie", "__Host-rpcsession-access2=x");
+      context.responseHeader.append("set-cookie", "__Host-Http-rpcsession-access2=x");
       context.responseHeader.append("set-cookie", "theme=dark");
       await revoke(context, sessions);
     });
@@ -458,7 +458,7 @@ describe("session.revoke() in a handler", () => {
       {},
       { access: cookie.access },
     );
-    expect(headers.getSetCookie()).toContain("__Host-rpcsession-access2=x");
+    expect(headers.getSetCookie()).toContain("__Host-Http-rpcsession-access2=x");
     expect(headers.getSetCookie()).toContain("theme=dark");
   });
 

@@ -128,7 +128,7 @@ describe("feat:Q2 a stream that ends on revoke", () => {
     await expectEnd(stream, Code.Unauthenticated, Action.SIGN_IN, Reason.SESSION_REVOKED);
   });
 
-  it("feat:S12 ends with its access token, if its session is bound to a key that the call has not proven", async () => {
+  it("feat:S13 ends with its access token, if its session is bound to a key that the call has not proven", async () => {
     const world = await start("endOnRevoke");
     const { server, client } = world;
     const key = await newProofKey();

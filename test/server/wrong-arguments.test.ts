@@ -39,11 +39,15 @@ const given: readonly (readonly [string, unknown, string, string | undefined])[]
 
 describe("feat:B16 a wrong argument is named, and the message says what to pass", () => {
   const sessions = testSessions();
+  const externalId = { issuer: "former", sid: "1" };
+  const createdAt = new Date();
   const onExchanges: readonly (readonly [string, (x: Exchange) => Promise<unknown>])[] = [
     ["getSession", (x) => sessions.getSession(x)],
     ["create", (x) => sessions.create(x, { userId: "alice" })],
+    ["adopt", (x) => sessions.adopt(x, { userId: "alice", externalId, createdAt })],
     ["reauthenticate", (x) => sessions.reauthenticate(x)],
     ["fork", (x) => sessions.fork(x)],
+    ["ticket", (x) => sessions.ticket(x, { purpose: "download" })],
     ["signOut", (x) => sessions.signOut(x)],
   ];
   it.each(given)("%s, instead of an exchange", async (_, value, name, helper) => {

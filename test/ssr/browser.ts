@@ -71,7 +71,7 @@ export class Browser {
     const browser = new Browser(site);
     const { tokens } = await site.server.sessions.issue({ userId: user, transport: "cookie" });
     browser.#set(`${refreshCookie}=${tokens.refreshToken}; Path=/; Secure; HttpOnly`);
-    browser.#set(`__Host-rpcsession-access=${tokens.accessToken}; Path=/; Secure; HttpOnly`);
+    browser.#set(`__Host-Http-rpcsession-access=${tokens.accessToken}; Path=/; Secure; HttpOnly`);
     return browser;
   }
 

@@ -64,14 +64,42 @@ describe("a visitor", () => {
     const [refresh = ""] = new RegExp(`${refreshCookie}=[^;]+`).exec(cookies) ?? [];
     for (const access of [
       "",
-      "; __Host-rpcsession-access=junk",
-      "; __Host-rpcsession-access=a.e30.c",
+      "; __Host-Http-rpcsession-access=junk",
+      "; __Host-Http-rpcsession-access=a.e30.c",
     ]) {
       const page = new Browser(site).open({ ...navigation, cookie: refresh + access });
       await page.visitor.refreshIfDue();
       expect(page.visitor.setCookies, access).not.toEqual([]);
       expect(await userOf(page)).toBe("alice");
     }
+  });
+
+  it("feat:I9 moves the cookies of an earlier release to the present names, and can refresh again in the same request", async () => {
+    const { cookies } = await Browser.signedIn(site);
+    const cookie = cookies.replaceAll("__Host-Http-", "__Host-");
+    site.clock.advance("15m");
+    const page = new Browser(site).open({ ...navigation, cookie });
+    expect(page.visitor.hasSession).toBe(true);
+    await page.visitor.refreshIfDue();
+    expect(await userOf(page)).toBe("alice");
+    const names = page.visitor.cookies.map(({ name, value }) => `${name} ${value !== ""}`).sort();
+    expect(names).toEqual([
+      "__Host-Http-rpcsession-access true",
+      "__Host-Http-rpcsession-refresh true",
+      "__Host-rpcsession-access false",
+      "__Host-rpcsession-refresh false",
+    ]);
+    // The browser has not confirmed its new refresh cookie, so the former one stands for it.
+    const held = page.visitor.cookieHeader.split("; ").map((pair) => pair.split("=")[0]);
+    expect(held).toHaveLength(2);
+    expect(new Set(held)).toEqual(
+      new Set(["__Host-Http-rpcsession-access", "__Host-rpcsession-refresh"]),
+    );
+    const rendered = new Browser(site).open({ ...navigation, cookie: page.visitor.cookieHeader });
+    expect(await userOf(rendered)).toBe("alice");
+    site.clock.advance("5s");
+    await page.own.refresh({});
+    expect(await userOf(page)).toBe("alice");
   });
 
   it("feat:P11 tells who it is, for the first render, in one call and without a refresh that is not due", async () => {
@@ -181,7 +209,7 @@ describe("signing in and out in a request", () => {
     const page = browser.open({ ...sameOrigin, origin: realm }, { method: "POST" });
     await page.visitor.signOut();
     expect(page.visitor.cookies).toEqual(
-      ["__Host-rpcsession-access", refreshCookie].map((name) => ({
+      ["__Host-Http-rpcsession-access", refreshCookie].map((name) => ({
         name,
         value: "",
         options: { path: "/", maxAge: 0, httpOnly: true, secure: true, sameSite: "lax" },

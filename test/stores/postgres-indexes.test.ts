@@ -35,6 +35,67 @@ describePostgres("what the indexes on PostgreSQL cost", (server) => {
     await admin.end();
   });
 
+  it("finds the sessions of a statement for many by the primary key, also if it was prepared for an empty table", async () => {
+    const { store, clock, admin } = await createPostgres(server());
+    await store.open({ clock });
+    const names = (from: number) => Array.from({ length: 40 }, (_, i) => `many-${from + i}`);
+    const advanceAll = (ids: readonly string[], secretId: string) =>
+      Promise.all(
+        ids.map(async (id) =>
+          store.advance?.({
+            ...{ id, generation: 0, secretId, rootHash: "root", transport: "header" },
+            ...{ boundKey: null, overlap: 0, idle: hour, nextSecretId: "next" },
+          }),
+        ),
+      );
+    // PostgreSQL keeps a plan after it has run a statement five times on a connection.
+    for (let round = 0; round < 60; round++) {
+      await advanceAll(names(0), "none");
+    }
+    const ids = Array.from({ length: 2_000 }, (_, i) => `many-${i}`);
+    for (let from = 0; from < ids.length; from += 50) {
+      await Promise.all(
+        ids.slice(from, from + 50).map((id) =>
+          insertNew(store, {
+            ...{
+              id,
+              userId: id,
+              idle: hour,
+              absolute: hour,
+              transport: "header",
+              rootHash: "root",
+            },
+          }),
+        ),
+      );
+    }
+    for (let from = 0; from < ids.length; from += 500) {
+      await store.confirm(
+        ids.slice(from, from + 500).map((session) => ({ session, generation: 0, settle: 0 })),
+      );
+    }
+    await clock.advance(minute);
+    const { secretId = "" } = (await store.load("many-0")).record ?? {};
+    const plans =
+      "select seq_tup_read::int as read from pg_stat_user_tables where relid = 'rpcsession_sessions'::regclass";
+    const before = await admin.query(plans);
+    for (let from = 0; from < ids.length; from += 40) {
+      const done = await advanceAll(names(from), secretId);
+      expect(done.map((one) => one?.advanced)).toEqual(names(from).map(() => true));
+    }
+    // The statistics of a connection are complete once it has closed.
+    await store.close();
+    const pkey =
+      "select idx_scan::int as scans from pg_stat_user_indexes where indexrelname = 'rpcsession_sessions_pkey' and relid = 'rpcsession_sessions'::regclass";
+    await expect
+      .poll(async () => Number((await admin.query(pkey)).rows[0]?.scans))
+      .toBeGreaterThanOrEqual(2 * ids.length);
+    // The confirmation reads the table once for 500; one statement in 40 would read 100,000 rows.
+    const read = Number((await admin.query(plans)).rows[0]?.read) - Number(before.rows[0]?.read);
+    expect(read).toBeLessThanOrEqual(4 * 2 * ids.length);
+    await admin.end();
+  });
+
   it("finds a session that is named by its id by the primary key, also before the tables were analyzed", async () => {
     const { store, clock, admin } = await createPostgres(server());
     // Prepared while the tables are empty, as on a new database; this server analyzes nothing.

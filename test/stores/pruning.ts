@@ -6,7 +6,25 @@ import { insertNew, type StoreFixture } from "../../src/testing/store-contract/f
 const hour = 3_600_000;
 
 /** Tests with random histories that pruning removes everything outdated and nothing else. */
-export function describePruning(name: string, create: () => Promise<StoreFixture>): void {
+export function describePruning(
+  name: string,
+  create: () => Promise<StoreFixture>,
+  { expiresLeases = false } = {},
+): void {
+  it(`${name}: leases that have ended leave nothing behind`, async () => {
+    const fixture = await create();
+    const { store, clock } = fixture;
+    await store.open(fixture);
+    for (let index = 0; index < 7; index++) {
+      await store.lease(`ended-${index}`, "a", 1_000);
+    }
+    await store.lease("held", "a", 2_000);
+    await clock.advance(1_000);
+    const removed = [await store.prune(5), await store.prune(5), await store.prune(5)];
+    expect(removed).toEqual(expiresLeases ? [0, 0, 0] : [5, 2, 0]);
+    await fixture.close();
+  });
+
   it(`${name}: prune removes everything outdated and nothing else`, async () => {
     expect.hasAssertions();
     const fixture = await create();

@@ -30,7 +30,7 @@ describe.skipIf(redisMissing)(`feat:O3 redisStore ${redisMissing ?? ""}`, () => 
   afterAll(() => redis.stop());
 
   describeDurableSessionStore({ describe, it }, "redisStore", () => createRedis(redis));
-  describePruning("redisStore", () => createRedis(redis));
+  describePruning("redisStore", () => createRedis(redis), { expiresLeases: true });
 
   it("uses the clock of the server, and lets Redis drop sessions 24 h after their end", async () => {
     const { client, store } = await opened("time");

@@ -39,17 +39,11 @@ describePostgres("the common refresh on PostgreSQL", (server) => {
   it("feat:D18 is one statement", async () => {
     await using schema = await createSchema(server());
     const sent: string[] = [];
-    class WatchedClient extends Client {
-      constructor(config?: ClientConfig) {
-        super(config);
-        const query = this.query.bind(this) as (...args: unknown[]) => unknown;
-        this.query = ((...given: unknown[]) => {
-          sent.push(String((given[0] as { readonly text?: string })?.text ?? given[0]));
-          return query(...given);
-        }) as Client["query"];
-      }
-    }
-    await using pool = createPool({ connectionString: schema.url, Client: WatchedClient, max: 2 });
+    await using pool = createPool({
+      connectionString: schema.url,
+      Client: watchedClient(sent),
+      max: 2,
+    });
     const { engine, id, token } = await ripe({ store: postgresStore(pool) });
     sent.length = 0;
     await refreshAll(engine, id, token);
@@ -70,6 +64,108 @@ describePostgres("the common refresh on PostgreSQL", (server) => {
     await engine.close();
   });
 });
+
+describePostgres("common refreshes at the same time on PostgreSQL", (server) => {
+  const count = 60;
+
+  /** Sessions that each advance at the next refresh, on a store whose statements are known. */
+  async function ripeSessions(url: string) {
+    const sent: string[] = [];
+    const pool = createPool({ connectionString: url, Client: watchedClient(sent), max: 10 });
+    const { engine, id, token } = await ripe({ store: postgresStore(pool) });
+    const others = await Promise.all(Array.from({ length: count - 1 }, () => engine.signIn()));
+    const sessions = [{ id, token }, ...others];
+    const uses = sessions.map((one) => ({ session: one.id, generation: 0, settle: 0 }));
+    expect(await engine.store.confirm(uses)).toEqual(sessions.map(() => true));
+    await new Promise((resolve) => setTimeout(resolve, 5));
+    sent.length = 0;
+    const advances = () => sent.filter((text) => /set generation = generation \+ 1/.test(text));
+    return {
+      engine,
+      sessions,
+      advances,
+      async [Symbol.asyncDispose]() {
+        await engine.close();
+        await pool.end();
+      },
+    };
+  }
+
+  it("feat:D18 share statements, and each session gets its own next token", async () => {
+    await using schema = await createSchema(server());
+    await using ripened = await ripeSessions(schema.url);
+    const { engine, sessions, advances } = ripened;
+    const answers = await Promise.all(sessions.map(({ token }) => engine.exchange(token)));
+    for (const [index, { record, refreshToken }] of answers.entries()) {
+      expect([record.id, record.generation]).toEqual([sessions[index]?.id, 1]);
+      expect(refreshToken).toMatch(new RegExp(`\\.${sessions[index]?.id}\\.1\\.`));
+    }
+    expect(advances().length).toBeLessThan(count / 3);
+    // Another presentation of the former tokens is answered again, as one by one.
+    const again = await Promise.all(sessions.map(({ token }) => engine.exchange(token)));
+    expect(again.map(({ refreshToken }) => refreshToken)).toEqual(
+      answers.map(({ refreshToken }) => refreshToken),
+    );
+  });
+
+  it("a session whose row is locked keeps no other session waiting", async () => {
+    await using schema = await createSchema(server());
+    await using ripened = await ripeSessions(schema.url);
+    const { engine, sessions } = ripened;
+    const locked = [0, 1, 30, 31, 59];
+    const ids = locked.map((index) => sessions[index]?.id);
+    await schema.admin.query("begin");
+    await schema.admin.query("select 1 from rpcsession_sessions where id = any($1) for update", [
+      ids,
+    ]);
+    const answers = sessions.map(({ token }) => engine.exchange(token));
+    // The first two wait for their locks, so that the others are gathered until the time is up.
+    const ticking = setInterval(() => engine.clock.advance("50ms"), 5);
+    onTestFinished(() => clearInterval(ticking));
+    const free = await Promise.all(answers.filter((_, index) => !locked.includes(index)));
+    expect(free.map(({ record }) => record.generation)).toEqual(free.map(() => 1));
+    await schema.admin.query("commit");
+    const late = await Promise.all(locked.map(async (index) => answers[index]));
+    expect(late.map((one) => [one?.record.id, one?.record.generation])).toEqual(
+      ids.map((id) => [id, 1]),
+    );
+  });
+
+  it("a session that another server ends at the same time does not advance", async () => {
+    await using schema = await createSchema(server());
+    await using ripened = await ripeSessions(schema.url);
+    const { engine, sessions } = ripened;
+    const ended = sessions.filter((_, index) => index % 3 === 0).map(({ id }) => id);
+    await schema.admin.query("begin");
+    await schema.admin.query(
+      "update rpcsession_sessions set revoked_at = rotated_at + 1, ended_by = 'revoked' where id = any($1)",
+      [ended],
+    );
+    const outcomes = Promise.allSettled(sessions.map(({ token }) => engine.exchange(token)));
+    await schema.admin.query("commit");
+    for (const [index, outcome] of (await outcomes).entries()) {
+      expect(outcome.status, String(index)).toBe(index % 3 === 0 ? "rejected" : "fulfilled");
+    }
+    const { rows } = await schema.admin.query(
+      "select distinct generation::int from rpcsession_sessions where revoked_at is not null",
+    );
+    expect(rows).toEqual([{ generation: 0 }]);
+  });
+});
+
+/** A client of `pg` that notes the text of every statement. */
+function watchedClient(sent: string[]): typeof Client {
+  return class extends Client {
+    constructor(config?: ClientConfig) {
+      super(config);
+      const query = this.query.bind(this) as (...args: unknown[]) => unknown;
+      this.query = ((...given: unknown[]) => {
+        sent.push(String((given[0] as { readonly text?: string })?.text ?? given[0]));
+        return query(...given);
+      }) as Client["query"];
+    }
+  };
+}
 
 it.skipIf(redisMissing)("feat:D18 the common refresh on Redis is one script", async () => {
   const redis = await startRedis();

@@ -239,7 +239,15 @@ export class Keys {
 }
 
 const none = {
-  ...{ accessCookies: [], refreshCookies: [], hasCookies: false, byCookie: false, isEmpty: false },
+  ...{
+    accessCookies: [],
+    refreshCookies: [],
+    otherCookies: [],
+    hasCookies: false,
+    byCookie: false,
+  },
+  otherCookies: { access: [], refresh: [] },
+  isEmpty: false,
 } as const;
 
 function callOf(method: DescMethod, proof: string | undefined) {

@@ -137,6 +137,7 @@ const born = newRecord(
       endsBy: null,
       accessLife: null,
       idleLife: null,
+      createdAt: null,
       authTime: null,
       lineage: null,
       externalId: null,

@@ -26,7 +26,7 @@ export interface CookieLook {
 export const unknownCookies: CookieLook = {
   findings: [],
   header: undefined,
-  accessName: "__Host-rpcsession-access",
+  accessName: "__Host-Http-rpcsession-access",
   sameSite: "lax",
 };
 
@@ -59,7 +59,7 @@ export async function lookAtCookies(target: Target, refused: RpcReply): Promise<
     );
     return { ...unknownCookies, findings: found.list };
   }
-  const cookies = reply.cookies.map(parseCookie);
+  const cookies = writtenOf(reply.cookies.map(parseCookie), tried);
   if (cookies.length === 0) {
     reportNone(found, target, reply);
     return { ...unknownCookies, findings: found.list };
@@ -90,7 +90,21 @@ function namesOf({ cookie }: Target, { hint }: RpcReply): readonly string[] {
   const issuer = URL.canParse(hint?.realm ?? "") ? new URL(hint?.realm ?? "") : undefined;
   const port = issuer !== undefined && isLoopback(issuer.hostname) ? issuer.port : "";
   const suffix = port === "" ? "" : `-${port}`;
-  return ["__Host-", "__Secure-", ""].map((prefix) => `${prefix}rpcsession-refresh${suffix}`);
+  const prefixes = ["__Host-Http-", "__Host-", "__Secure-", ""];
+  return prefixes.map((prefix) => `${prefix}rpcsession-refresh${suffix}`);
+}
+
+/**
+ * Leaves out refresh cookies that the service would not write. It expires every one that it reads, but
+ * only the access cookie that it writes.
+ */
+function writtenOf(cookies: readonly SeenCookie[], tried: readonly string[]): SeenCookie[] {
+  const access = cookies.find(({ name }) => !tried.includes(name))?.name;
+  const refresh =
+    tried.length === 1 || access === undefined
+      ? cookies.find(({ name }) => tried.includes(name))?.name
+      : access.replace("-access", "-refresh");
+  return cookies.filter(({ name }) => !tried.includes(name) || name === refresh);
 }
 
 function reportNone(found: Findings, { cookie }: Target, { reason }: RpcReply): void {

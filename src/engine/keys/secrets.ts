@@ -16,6 +16,8 @@ interface SecretsOptions {
   readonly issuer: string;
   /** Further issuers whose tokens are accepted. */
   readonly older?: readonly { readonly issuer: string }[];
+  /** The issuers of hosts, for which {@link HostSecrets} has keys. Default: none. */
+  readonly hosts?: readonly { readonly issuer: string }[];
   readonly store: SessionStore;
   readonly secret: SecretOption | undefined;
   readonly dead?: DeadSecrets;
@@ -52,6 +54,8 @@ export class EngineSecrets implements TrustedSecrets {
   /** The keys of this server's secrets, in the order of the option. */
   #own: readonly KeysByIssuer[] = [];
   #byId: ReadonlyMap<string, SecretKeys> = new Map();
+  /** The keys for hosts: by the issuer, then by the id of the secret. */
+  #forHosts: ReadonlyMap<string, ReadonlyMap<string, SecretKeys>> = new Map();
   /** The ids of the option, and what the store has said since the start. */
   readonly #dead = new Set<string>();
   #recorded: readonly RecordedSecret[] = [];
@@ -73,7 +77,9 @@ export class EngineSecrets implements TrustedSecrets {
         `secret is missing and ${store.name} does not keep one; pass at least 32 random bytes`,
       );
     }
-    this.#own = await this.#derive(readSecretOption(found));
+    const secrets = readSecretOption(found);
+    this.#own = await this.#derive(secrets);
+    this.#forHosts = await this.#deriveForHosts(secrets);
 
     // 2. The secrets that the options declare dead. The other servers learn it from the store.
     const deadNames = [
@@ -119,6 +125,11 @@ export class EngineSecrets implements TrustedSecrets {
 
   isDead(id: string): boolean {
     return this.#dead.has(id);
+  }
+
+  /** The keys of a secret for the issuer of a host; undefined if the secret is dead or not this server's. */
+  keysForHost(issuer: string, id: string): SecretKeys | undefined {
+    return this.#byId.has(id) ? this.#forHosts.get(issuer)?.get(id) : undefined;
   }
 
   /**
@@ -248,6 +259,20 @@ export class EngineSecrets implements TrustedSecrets {
     );
   }
 
+  /** The keys of each secret for each host, under the id that the secret has for the issuer. */
+  async #deriveForHosts(secrets: readonly Uint8Array<ArrayBuffer>[]) {
+    const { hosts = [] } = this.#options;
+    const entries = hosts.map(async ({ issuer }) => {
+      const ring = await Promise.all(secrets.map((secret) => openSecretRing([secret], issuer)));
+      const keys = this.#own.flatMap(([{ id }], index) => {
+        const current = ring[index]?.current;
+        return current === undefined ? [] : ([[id, { ...current, id }]] as const);
+      });
+      return [issuer, new Map(keys)] as const;
+    });
+    return new Map(await Promise.all(entries));
+  }
+
   #learn({ secrets }: RecordedSecrets): void {
     this.#recorded = secrets;
     for (const { id, deadAt } of secrets) {
@@ -263,6 +288,55 @@ export class EngineSecrets implements TrustedSecrets {
     }
     const live = this.#own.flat().filter(({ id }) => !this.#dead.has(id));
     this.#byId = new Map(live.map((keys) => [keys.id, keys]));
+  }
+}
+
+/**
+ * The secrets as one of several hosts uses them: with the same ids, and keys that depend on the issuer of
+ * the host. A token of another host names a known secret, but its code is wrong.
+ */
+export class HostSecrets implements SecretRing {
+  readonly #home: EngineSecrets;
+  readonly #issuer: string;
+  #byId: ReadonlyMap<string, SecretKeys> = new Map();
+  /** What `#byId` was made of. */
+  #madeOf: ReadonlyMap<string, SecretKeys> | undefined;
+
+  constructor(home: EngineSecrets, issuer: string) {
+    this.#home = home;
+    this.#issuer = issuer;
+  }
+
+  /** @throws SessionError `unavailable` if all secrets are dead */
+  get current(): SecretKeys {
+    const keys = this.#home.keysForHost(this.#issuer, this.#home.current.id);
+    if (keys === undefined) {
+      throw unavailable("this server has no secret for the host; try another server");
+    }
+    return keys;
+  }
+
+  get byId(): ReadonlyMap<string, SecretKeys> {
+    const { byId } = this.#home;
+    if (this.#madeOf !== byId) {
+      const entries = [...byId.keys()].flatMap((id) => {
+        const keys = this.#home.keysForHost(this.#issuer, id);
+        return keys === undefined ? [] : ([[id, keys]] as const);
+      });
+      this.#byId = new Map(entries);
+      this.#madeOf = byId;
+    }
+    return this.#byId;
+  }
+
+  /** See `EngineSecrets.statusOf`. */
+  statusOf(id: string): Promise<UnusableSecret> {
+    return this.#home.statusOf(id);
+  }
+
+  /** See `EngineSecrets.reload`. */
+  reload(): Promise<void> {
+    return this.#home.reload();
   }
 }
 

@@ -55,6 +55,8 @@ interface RefresherOptions {
   readonly nonces: Nonces;
   /** What a refresh without a proof by the key of its session does besides being refused. Default "refuse". */
   readonly onMismatch?: OnMismatch;
+  /** Whether sessions may have to be bound to a browser; see `Device.bind`. Default false. */
+  readonly mayRequire?: boolean;
   /** Default: nothing is observed. */
   readonly telemetry?: SessionTelemetry;
 }
@@ -149,8 +151,12 @@ export class Refresher {
       const proven = await refreshTokens.prove(checked, stored);
       const { record, now, generation } = proven;
 
-      // 3. A bound session goes on only with a proof by its key.
-      if (proven.boundKey !== null && proven.boundKey !== checked.provenKey) {
+      // 3. A bound session goes on only with a proof by its key. A browser makes none for one that is over.
+      const isUnproven =
+        proven.boundKey === null
+          ? isOverdue(stored) && checked.provenKey === undefined
+          : proven.boundKey !== checked.provenKey;
+      if (isUnproven && (checked.transport === "header" || isLive(stored))) {
         throw await this.#refuseKey(proven, checked);
       }
       if (record.secretId !== proven.secretId) {
@@ -194,15 +200,13 @@ export class Refresher {
           ? await refreshTokens.proofAfter(proven, checked, decision.kind)
           : undefined;
       const settle = neededAge(lifetimes.settle, clock.monotonic() - arrived);
+      const boundKey = boundBy(proven, checked, decision);
       const written = await store
         .refresh({
           ...writeOf(decision, proven, { settle, secretId: secrets.current.id, proof }),
           id: record.id,
           generation: record.generation,
-          // The store was restored to a state from before the session was bound.
-          ...(proven.boundKey === record.boundKey
-            ? {}
-            : { boundKey: proven.boundKey ?? undefined }),
+          ...(boundKey === record.boundKey ? {} : { boundKey: boundKey ?? undefined }),
           idle: Math.min(lifetimes.idle, record.idleLife ?? Number.POSITIVE_INFINITY),
         })
         .catch(storeFailed);
@@ -224,12 +228,18 @@ export class Refresher {
 
   /** The first line of the rule as one statement; undefined where it cannot be tried. */
   async #tryAdvance(checked: CheckedRefreshToken): Promise<Advanced | undefined> {
-    const { store, secrets, lifetimes } = this.#options;
+    const { store, secrets, lifetimes, mayRequire = false } = this.#options;
     if (checked.format === 1 || store.advance === undefined) {
       return undefined;
     }
     const { session: id, generation, secretId, rootHash, transport, boundKey } = checked;
-    if (boundKey !== null && boundKey !== checked.provenKey) {
+    const { provenKey } = checked;
+    // The first proof of a browser, and sessions that have to be bound, need a look at the row.
+    const needsRow =
+      boundKey === null
+        ? transport === "cookie" && (provenKey !== undefined || mayRequire)
+        : boundKey !== provenKey;
+    if (needsRow) {
       return undefined;
     }
     const { overlap, idle } = lifetimes;
@@ -279,20 +289,24 @@ export class Refresher {
    */
   async #refuseKey(
     { record, now }: ProvenRefreshToken,
-    { provenKey }: CheckedRefreshToken,
+    { provenKey, unproven }: CheckedRefreshToken,
   ): Promise<SessionError> {
     const { emit, onMismatch, nonces } = this.#options;
     const { id: sessionId, userId } = record;
+    const why = provenKey === undefined ? unproven : "otherKey";
+    // The browser has the key: it can make another proof, or says that it will later.
+    const isTemporary = why === "stale" || why === "skipped";
     if (isLive({ record, now })) {
-      const why = provenKey === undefined ? "missing" : "otherKey";
       emit({ type: "proofRefused", sessionId, userId, why });
-      if (onMismatch === "revoke") {
+      if (onMismatch === "revoke" && !isTemporary) {
         return this.#endStolen(record, () =>
           emit({ type: "revoked", sessionId, endedBy: "theft" }),
         );
       }
     }
-    return unprovenError(sessionId, provenKey, await nonces.mint(now));
+    return isTemporary
+      ? proofLaterError(sessionId)
+      : unprovenError(sessionId, provenKey, await nonces.mint(now));
   }
 
   /**
@@ -402,8 +416,40 @@ export class Refresher {
  * What a request has proven. Equal requests get one answer only if they have proven the same, not
  * already if they present the same token. Of a token of format 1 nothing is proven yet, so its tag counts.
  */
-function sharedKey({ token, transport, provenKey = "" }: CheckedRefreshToken): string {
-  return `${transport}:${provenKey}:${token}`;
+function sharedKey({ token, transport, provenKey, unproven }: CheckedRefreshToken): string {
+  return `${transport}:${provenKey ?? unproven}:${token}`;
+}
+
+/**
+ * The key that a session is bound to after a refresh. A session in cookies is bound by the first proof:
+ * only with a write that advances it, so that of two keys the first one wins. A store that was restored to
+ * a state from before that gets the key back from the token.
+ */
+function boundBy(
+  { boundKey }: ProvenRefreshToken,
+  { transport, provenKey }: CheckedRefreshToken,
+  { kind }: RefreshDecision,
+): string | null {
+  const isFirst = kind === "advance" && transport === "cookie";
+  return boundKey ?? (isFirst ? provenKey : undefined) ?? null;
+}
+
+/** Milliseconds after a sign-in within which a session that must be bound to a browser may be refreshed. */
+const bindWithin = 300_000;
+
+/** Whether a session that must be bound to a browser should have been by now. */
+function isOverdue({ record, now }: Stored<SessionRecord | undefined>): boolean {
+  return record?.device.bind === "required" && now - record.createdAt > bindWithin;
+}
+
+/** The error for a browser that has to make another proof of its key. Its session goes on. */
+export function proofLaterError(sessionId: string): SessionError {
+  return new SessionError("unavailable", "PROOF_REQUIRED", {
+    message:
+      "the session is bound to this browser, which has made no proof for this refresh; try again",
+    sessionId,
+    retryAfter: 1_000,
+  });
 }
 
 /**

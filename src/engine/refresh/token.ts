@@ -25,7 +25,18 @@ export interface PresentedRefreshToken {
   readonly transport: TokenTransport;
   /** The thumbprint of the key that its request has freshly proven. Default: none was proven. */
   readonly provenKey?: string | undefined;
+  /** Why its request has proven no key. Default "missing". */
+  readonly unproven?: Unproven | undefined;
 }
+
+/**
+ * Why a request has proven no key:
+ *
+ * - `missing`: it has no proof
+ * - `stale`: it has a proof for another refresh token, or an expired one
+ * - `skipped`: the browser says that it could not make one now
+ */
+export type Unproven = "missing" | "stale" | "skipped";
 
 /**
  * A well-formed token that was made under a secret of this server. That only admits it to the store:
@@ -36,6 +47,7 @@ export type CheckedRefreshToken = (SaltedToken | (RootedToken & { readonly rootH
   readonly transport: TokenTransport;
   /** The key that its request has freshly proven; undefined if none was proven. */
   readonly provenKey: string | undefined;
+  readonly unproven: Unproven;
   /** The keys of its secret. */
   readonly keys: SecretKeys;
 };
@@ -187,13 +199,14 @@ export class RefreshTokens {
     token,
     transport,
     provenKey,
+    unproven = "missing",
   }: PresentedRefreshToken): Promise<CheckedRefreshToken> {
     const parsed = parseRefreshToken(token);
     if (parsed === undefined) {
       throw badRefreshToken();
     }
     const keys = this.#options.secrets.byId.get(parsed.secretId) ?? (await this.#keysOf(parsed));
-    const given = { token, transport, provenKey, keys };
+    const given = { token, transport, provenKey, unproven, keys };
     if (parsed.format === 1) {
       if (!(await verifyCheck(keys, parsed))) {
         throw badRefreshToken();
@@ -292,15 +305,23 @@ export class RefreshTokens {
 
 const unbound = { root: undefined, boundKey: null } as const;
 
+/** The hash of the root of a session, which stays the same; null if the row has lost it. */
+export async function rootHashOf({
+  rootHash,
+  salt,
+}: Pick<SessionRecord, "rootHash" | "salt">): Promise<string | null> {
+  return rootHash ?? (salt === "" ? null : hashOfRoot(salt));
+}
+
 /** Whether the token was made for this session: by its root, or by the salt. */
 async function belongsTo(record: SessionRecord, checked: CheckedRefreshToken): Promise<boolean> {
-  const { id: session, transport, tenantId, salt, rootHash, lastSalted } = record;
+  const { id: session, transport, tenantId, salt, lastSalted } = record;
   if (transport !== checked.transport) {
     return false;
   }
   if (checked.format === 2) {
     // A store that was restored to a state from before format 2 still has the salt.
-    const hash = rootHash ?? (salt === "" ? null : await hashOfRoot(salt));
+    const hash = await rootHashOf(record);
     // A token from before the session was bound names no key; the row does.
     const named = checked.boundKey ?? record.boundKey;
     return hash === checked.rootHash && named === (record.boundKey ?? named);

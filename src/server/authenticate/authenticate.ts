@@ -228,7 +228,7 @@ function namesAnotherSession({ refreshCookies }: PresentedTokens, error: unknown
 }
 
 /** The response to a call, which may carry a new access token. */
-type Response = Pick<Call, "requestMethod" | "responseHeader">;
+type Response = Pick<Call, "requestMethod" | "responseHeader" | "presented">;
 
 /** The claims of a valid token that cannot be used without a closer look at its session. */
 interface DoubtfulCall {
@@ -301,7 +301,7 @@ interface FromStore {
 /** Uses the claims of a new access token, if there is one, and sends that token to the client. */
 async function useReissued(
   core: VerifyingCore,
-  { requestMethod, responseHeader }: Response,
+  call: Response,
   verified: TokenClaims,
   reissued: Reissued | undefined,
 ): Promise<TokenClaims> {
@@ -309,8 +309,8 @@ async function useReissued(
     return verified;
   }
   // The response to a GET may be cached, so it carries no token.
-  if (requestMethod !== "GET") {
-    await writeReissued(core, responseHeader, reissued);
+  if (call.requestMethod !== "GET") {
+    await writeReissued(core, call, reissued);
   }
   return reissued.access.claims;
 }

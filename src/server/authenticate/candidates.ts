@@ -45,7 +45,10 @@ function issuersOf({ bearer, accessCookies }: PresentedTokens): readonly string[
 }
 
 /** Whether an access cookie of another issuer is among the cookies of a request. */
-export function hasForeignCookies(issuers: Issuers, { accessCookies }: PresentedTokens): boolean {
+export function hasForeignCookies(
+  issuers: Issuers,
+  { accessCookies }: Pick<PresentedTokens, "accessCookies">,
+): boolean {
   return accessCookies.some((cookie) => isForeign(issuers, cookie));
 }
 

@@ -5,6 +5,7 @@ import { type Nonces, nonceLife } from "../../engine/refresh/nonces.ts";
 import type { TokenClaims } from "../../jwt/claims.ts";
 import { verifyProof } from "../../jwt/dpop.ts";
 import type { Call } from "../call/call.ts";
+import { UsedOnce } from "./used-once.ts";
 
 /** Which sessions are bound to a key; see `BindOptions`. */
 export type BindMode = "off" | "preferred" | "required";
@@ -44,15 +45,12 @@ interface ProofsOptions {
 /** Seconds by which `iat` may differ from the time of this server, where there are no nonces. */
 const iatWindow = 60;
 
-/** Proofs that are remembered. Beyond that the oldest is forgotten, and could be used once more. */
-const seenMax = 100_000;
-
 /** Checks proofs of possession (DPoP, RFC 9449), and that each is used once on this server. */
 export class Proofs {
   readonly mode: BindMode;
   readonly #base: URL | undefined;
-  /** Until when proofs are remembered, by key and `jti`; the oldest first. */
-  readonly #seen = new Map<string, number>();
+  /** By key and `jti`. */
+  readonly #used = new UsedOnce();
 
   /** @throws TypeError if the URL is not one */
   constructor({ mode, url }: ProofsOptions) {
@@ -113,7 +111,7 @@ export class Proofs {
     }
 
     // 3. It was not used before on this server.
-    if (!this.#isFirstUse(`${thumbprint}.${jti}`, now)) {
+    if (!this.#used.isFirst(`${thumbprint}.${jti}`, now, nonceLife)) {
       throw await proofError(engine, "PROOF_INVALID", "The proof was used before; make a new one.");
     }
     if (nonces !== undefined) {
@@ -137,20 +135,6 @@ export class Proofs {
       return [`${href.replace(/\/$/, "")}/${method.parent.typeName}/${method.name}`];
     }
     return url === undefined ? [] : [`${origin}${new URL(url, origin).pathname}`];
-  }
-
-  #isFirstUse(use: string, now: number): boolean {
-    for (const [oldest, until] of this.#seen) {
-      if (now < until && this.#seen.size < seenMax) {
-        break;
-      }
-      this.#seen.delete(oldest);
-    }
-    const isFirst = !this.#seen.has(use);
-    if (isFirst) {
-      this.#seen.set(use, now + nonceLife);
-    }
-    return isFirst;
   }
 }
 
@@ -179,7 +163,7 @@ export function concernsKey(
  * | `DPoP` | needs a proof by that key, which names the token | refused |
  * | `Session` | refused if the policy demands a proof | refused if the policy demands a proof |
  * | `Bearer` | refused | refused if the policy demands a proof |
- * | a cookie | | refused if the policy demands a proof |
+ * | a cookie | refused if the policy demands a proof | refused if the policy demands a proof |
  *
  * @throws SessionError `unauthorized`, or `forbidden` if the session has no key to prove
  */
@@ -189,13 +173,14 @@ export async function checkKey(
   { jkt, sid: sessionId }: TokenClaims,
 ): Promise<void> {
   const { scheme, bearer } = call.presented;
-  if (jkt === undefined && scheme !== "dpop") {
+  // A browser proves its key (DBSC) for refreshes alone.
+  if ((jkt === undefined || scheme === undefined) && scheme !== "dpop") {
     if (!isDemanded) {
       return;
     }
     throw new SessionError("forbidden", "PROOF_REQUIRED", {
       message:
-        "this call requires a session that is bound to a key; sign in with a client that sends proofs (DPoP)",
+        "this call requires a proof by the key of its session, on each call; sign in with a client that sends proofs (DPoP), with tokens in headers",
       sessionId,
     });
   }

@@ -13,8 +13,12 @@ import type { TokenTransport } from "../../base/wire.ts";
 import type { VerifiedSession } from "../../engine/session.ts";
 import type { TokenClaims } from "../../jwt/claims.ts";
 import type { CookieNames } from "../../request/cookie-options.ts";
-import type { SessionCookies } from "../../request/cookies.ts";
-import { inspected, type PresentedTokens, takeTokens } from "../../request/tokens.ts";
+import {
+  inspected,
+  type NamesToRead,
+  type PresentedTokens,
+  takeTokens,
+} from "../../request/tokens.ts";
 import type { ClientContext, Exchange, InterceptedRequest, RpcContext } from "./exchange.ts";
 
 /** The claims of a verified access token. */
@@ -88,10 +92,10 @@ export class Call {
   #entered: { readonly core: SessionFactory; readonly verified: VerifiedClaims } | undefined;
 
   /** @param isBuffered whether `responseHeader` only collects headers until there is a response */
-  constructor(cookieNames: CookieNames, exchange: Exchange, isBuffered: boolean) {
-    const presented = takeTokens(exchange.requestHeader, cookieNames);
+  constructor(cookies: NamesToRead, exchange: Exchange, isBuffered: boolean) {
+    const presented = takeTokens(exchange.requestHeader, cookies);
     this.presented = presented;
-    this.cookieNames = cookieNames;
+    this.cookieNames = cookies.names;
     this.requestHeader = exchange.requestHeader;
     this.requestMethod = exchange.requestMethod;
     this.method = (exchange as { readonly method?: DescMethod }).method;
@@ -208,7 +212,7 @@ export function callOfOther(key: CallKey, values: ContextValues): Call | undefin
 
 /** The part of an instance that reads the tokens of a request. */
 interface TokenReader {
-  readonly cookies: Pick<SessionCookies, "names">;
+  readonly cookies: NamesToRead;
 }
 
 /**
@@ -306,5 +310,5 @@ function knownCall(
 
 /** Opens a call: takes the tokens from the headers of its request. */
 function openCall({ cookies }: TokenReader, exchange: Exchange, isBuffered: boolean): Call {
-  return new Call(cookies.names, exchange, isBuffered);
+  return new Call(cookies, exchange, isBuffered);
 }

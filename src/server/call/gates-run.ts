@@ -10,6 +10,7 @@ import { createAsyncIterable } from "@connectrpc/connect/protocol";
 import { SessionService } from "../../../gen/rpcsession/v1/service_pb.ts";
 import { procedureOf } from "../policy/policy.ts";
 import { misuse } from "../response/errors.ts";
+import type { Call } from "./call.ts";
 
 // Connect runs request gates since version 2.2. Earlier versions ignore the option without a word, and
 // pnpm and bun install them beside this package.
@@ -66,4 +67,16 @@ export function gateMissing({
   return misuse(
     `no request gate has run for ${procedureOf(method)}: the adapter was created without the requestGate that sessions.protect returned, or its @connectrpc/connect is older than 2.2 and ignores gates; pass all options that protect returned, and ${remedy}`,
   );
+}
+
+/**
+ * @throws ConnectError `Internal` for a call with a session in a router that has the gate alone, if its
+ * policy reads the request: only the interceptor sees that
+ */
+export function assertRequestChecked({ unchecked, session, method }: Call): void {
+  if (unchecked && session !== undefined) {
+    throw misuse(
+      `nothing checks the condition of ${method ? procedureOf(method) : "this method"}, which reads the request; add sessions.interceptor to the router besides sessions.requestGate, or wrap the options of the adapter in sessions.protect()`,
+    );
+  }
 }

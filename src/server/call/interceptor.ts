@@ -68,7 +68,7 @@ export function createInterceptor(
     if (request.stream) {
       const policy = policies.of(request.method);
       const send = async (under: StreamRequest) => {
-        const checked = checkedMessages(core, call, under, policy);
+        const checked = await checkedMessages(core, call, under, policy);
         const response = (await handled(checked.request)) as StreamResponse;
         return completed(call, checked.answering(response));
       };

@@ -19,8 +19,8 @@ export interface Condition {
   readonly source: string;
   /** Whether it reads the request; then it is checked for every message, after parsing. */
   readonly readsRequest: boolean;
-  /** The claims that it reads, as far as the text says. */
-  readonly claims: readonly string[];
+  /** The claims that it reads; "any" if the text does not say which, as in `session.claims[request.key]`. */
+  readonly claims: readonly string[] | "any";
   /** Whether it holds. Does not wait. Throws if it cannot be evaluated, which refuses the call. */
   holds(facts: ConditionFacts): boolean;
 }
@@ -76,7 +76,14 @@ export function assertCondition(condition: Condition, facts: ConditionFacts): vo
   });
 }
 
-/** The claims that a condition reads, as demands that any value meets: a source may have to fetch them. */
-export function readBy(condition: Condition): readonly ClaimDemand[] {
-  return condition.claims.map((claim) => ({ claim, anyOf: [], allowMissing: true }));
+/**
+ * The claims that a condition reads, as demands that any value meets: a source may have to fetch them.
+ * @param sourced the claims that have a source, where any may be read
+ */
+export function readBy(
+  claims: Condition["claims"],
+  sourced: ReadonlySet<string> | undefined,
+): readonly ClaimDemand[] {
+  const read = claims === "any" ? [...(sourced ?? [])] : claims;
+  return read.map((claim) => ({ claim, anyOf: [], allowMissing: true }));
 }

@@ -26,8 +26,8 @@ export interface AuthorizeOptions<Claims extends object = JsonObject> {
     more: { readonly signal: AbortSignal; readonly request?: Message },
   ): Promise<Decision>;
   /**
-   * Whether it needs the request. It is asked after parsing then, for every message of a stream, and no
-   * answer is kept. Default false: it is asked before the body is read.
+   * Whether it needs the request. It is asked after parsing then, for every message of a stream, whose
+   * handler starts when the first one is allowed. No answer is kept. Default false: it is asked before the body is read.
    */
   readonly readsRequest?: boolean;
   /**

@@ -59,7 +59,7 @@ export interface MethodPolicyOptions<Claims extends object = JsonObject> {
   /**
    * A condition in the Common Expression Language, on `session`, `request` and `now`. It needs the option
    * `conditions`, and is checked at the start. One that reads the request is checked for every message of
-   * a stream. Default: none.
+   * a stream, whose handler starts when the first one has passed. Default: none.
    *
    * @example `"session.claims.role == 'admin' || request.note.owner == session.user_id"`
    */

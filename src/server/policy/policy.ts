@@ -59,7 +59,7 @@ export interface MethodPolicy {
   readonly validate: ValidateClaims | undefined;
   /** A condition; undefined for none. */
   readonly allow: Condition | undefined;
-  /** The claims that its rules and its condition read; undefined without a condition. */
+  /** The claims that its rules, its code and its condition read; undefined for those of its rules alone. */
   readonly looksAt: readonly ClaimDemand[] | undefined;
   readonly foreignBearer: ForeignBearerPolicy;
   /** Undefined if calls need no proof of the key of their session. */
@@ -259,12 +259,22 @@ function resolve(method: DescMethod, code: CodePolicies, defaults: CheckDefaults
   assertCheckable(procedure, { check: asked, doAntiCsrfCheck: demands.doAntiCsrfCheck }, defaults);
   return {
     ...{ auth, source, ...demands },
-    looksAt: allow && [...claims, ...readBy(allow)],
+    looksAt: looksAt(claims, { validate, allow }, defaults.sourced),
     check: asked ?? defaults.check ?? revocationChecks[0],
     stream: streamOf(method, layers),
     foreignBearer: first((layer) => layer.foreignBearer) ?? "refuse",
     proof: proof === "required" ? proof : undefined,
   };
+}
+
+/** The claims that a source must keep young. Nobody knows which ones code reads, so it may read any. */
+function looksAt(
+  claims: readonly ClaimDemand[],
+  { validate, allow }: Pick<Demands, "validate" | "allow">,
+  sourced: ReadonlySet<string> | undefined,
+): readonly ClaimDemand[] | undefined {
+  const read = validate === undefined ? allow?.claims : "any";
+  return read && [...claims, ...readBy(read, sourced)];
 }
 
 function inCode(

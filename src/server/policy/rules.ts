@@ -119,13 +119,13 @@ function failedRule(demand: ClaimDemand, value: JsonValue, now: () => number): F
   if (has === false) {
     return described.has(false);
   }
-  if (equals !== undefined && (typeof value === "object" || String(value) !== equals)) {
+  if (equals !== undefined && !isText(value, equals)) {
     return described.equals(equals);
   }
   if (anyOf.length > 0 && !containsAny(value, anyOf)) {
     return described.anyOf(anyOf);
   }
-  if (allOf !== undefined && !allOf.every((one) => contains(value, one))) {
+  if (allOf !== undefined && !containsAll(value, allOf)) {
     return described.allOf(allOf);
   }
   if (noneOf !== undefined && containsAny(value, noneOf)) {
@@ -166,11 +166,9 @@ function failedComparison({ gt, gte, lt, lte }: ClaimDemand, value: JsonValue): 
   return lte !== undefined && !(number <= lte) ? described.lte(lte) : undefined;
 }
 
-/** A loop, because a function for each call would cost more than the comparison. */
+// Loops, because a function for each value would cost more than the comparison.
+
 function containsAny(value: JsonValue, list: readonly string[]): boolean {
-  if (typeof value === "string") {
-    return list.includes(value);
-  }
   for (const one of list) {
     if (contains(value, one)) {
       return true;
@@ -179,11 +177,32 @@ function containsAny(value: JsonValue, list: readonly string[]): boolean {
   return false;
 }
 
+function containsAll(value: JsonValue, list: readonly string[]): boolean {
+  for (const one of list) {
+    if (!contains(value, one)) {
+      return false;
+    }
+  }
+  return true;
+}
+
 /** Whether a claim is a value, or a list that contains it. Objects are neither. */
 function contains(value: JsonValue, one: string): boolean {
-  return Array.isArray(value)
-    ? value.some((member) => typeof member !== "object" && String(member) === one)
-    : typeof value !== "object" && String(value) === one;
+  if (!Array.isArray(value)) {
+    return isText(value, one);
+  }
+  for (const member of value) {
+    if (isText(member, one)) {
+      return true;
+    }
+  }
+  return false;
+}
+
+function isText(value: JsonValue, text: string): boolean {
+  return typeof value === "string"
+    ? value === text
+    : typeof value !== "object" && String(value) === text;
 }
 
 /** Milliseconds since 1970; NaN for what is not a time, which no comparison accepts. */
@@ -283,13 +302,19 @@ export function readClaimRules(
   where: (claim: string) => string,
   rules: ClaimRules,
 ): readonly ClaimDemand[] {
+  if (![Object.prototype, null].includes(Object.getPrototypeOf(rules))) {
+    // As in `{ __proto__: ["admin"] }`, which sets no member.
+    throw new TypeError(
+      `${where("__proto__")} is not a member; write the rules as a plain object, and this name as ["__proto__"]`,
+    );
+  }
   return Object.entries(rules).map(([claim, given]) => {
     const name = where(claim);
     if (Array.isArray(given)) {
       if (given.some((value) => typeof value !== "string")) {
         throw notARule(name);
       }
-      return { claim, anyOf: given as readonly string[] };
+      return readRule(claim, name, { anyOf: given as readonly string[] } as GivenRule);
     }
     if (typeof given !== "object" || given === null) {
       throw notARule(name);
@@ -332,11 +357,21 @@ export function rulesInSchema(
   );
 }
 
+/** All members in one order: every call reads objects of one shape, which the compiler knows. */
+const blank = {
+  ...{ claim: "", anyOf: [], has: undefined, equals: undefined, allOf: undefined },
+  ...{ noneOf: undefined, gt: undefined, gte: undefined, lt: undefined, lte: undefined },
+  ...{ before: undefined, after: undefined, maxAge: undefined, allowMissing: undefined },
+};
+
 /** A rule whose members may be undefined. */
 type GivenRule = { readonly [Member in keyof ClaimRule]: ClaimRule[Member] | undefined };
 
 function readRule(claim: string, name: string, rule: GivenRule): ClaimDemand {
-  const demand: Record<string, unknown> = { claim, anyOf: [] };
+  if (claim === "") {
+    throw new TypeError(`${name} must have a name`);
+  }
+  const demand: Record<string, unknown> = { ...blank, claim };
   for (const [member, value] of Object.entries(rule)) {
     if (value !== undefined) {
       const read = readers[member as keyof ClaimRule];
@@ -355,7 +390,25 @@ function readRule(claim: string, name: string, rule: GivenRule): ClaimDemand {
       `${name}: has: true and allowMissing: true contradict each other; remove one`,
     );
   }
+  assertSatisfiable(name, demand as unknown as ClaimDemand);
   return demand as unknown as ClaimDemand;
+}
+
+/** @throws TypeError if no value lies within the bounds of a rule */
+function assertSatisfiable(name: string, demand: ClaimDemand): void {
+  const { gt, gte, lt, lte, before, after } = demand;
+  const low = Math.max(gt ?? Number.NEGATIVE_INFINITY, gte ?? Number.NEGATIVE_INFINITY);
+  const high = Math.min(lt ?? Number.POSITIVE_INFINITY, lte ?? Number.POSITIVE_INFINITY);
+  const noNumber = low > high || (low === high && (low === gt || high === lt));
+  const noTime = typeof before === "number" && typeof after === "number" && after >= before;
+  if (noNumber || noTime) {
+    const rules = new Set(noNumber ? ["gt", "gte", "lt", "lte"] : ["after", "before"]);
+    const bounds = demandsOf(demand).filter(({ rule }) => rules.has(rule));
+    const words = bounds.map(({ requirement }) => requirement);
+    throw new TypeError(
+      `${name}: no ${noNumber ? "number" : "time"} is ${words.join(" and ")}; correct the bounds`,
+    );
+  }
 }
 
 const readers: Readonly<Record<keyof ClaimRule, (name: string, value: unknown) => unknown>> = {

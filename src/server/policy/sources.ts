@@ -71,11 +71,12 @@ export class ClaimSources implements ClaimRenewal {
     const engine = await core.engine();
     const reissued = await engine.reissueFrom(token, stored);
     if (reissued === undefined) {
-      return { ...token, claims: stored.record.claims };
+      const { claims: newest, claimsVersion: cv } = stored.record;
+      return { ...token, cv, claims: newest };
     }
     // The response to a GET may be cached, so it carries no token.
     if (call.requestMethod !== "GET" && !call.committed) {
-      await writeReissued(core, call.responseHeader, reissued);
+      await writeReissued(core, call, reissued);
     }
     return reissued.access.claims;
   }
@@ -170,7 +171,8 @@ export class ClaimSources implements ClaimRenewal {
       throw this.#fails(`${subject.id} ${claim}`, { claim, sessionId: subject.id, cause });
     }
 
-    // 2. Write it as `updateClaims` does: the change log takes it to every server.
+    // 2. Write it as `updateClaims` does: the change log takes it to every server. What was set since the
+    // question is newer than the answer, and stays.
     try {
       return await updateClaims(this.#core, subject.id, { [claim]: value as never }, askedAt);
     } catch (error) {

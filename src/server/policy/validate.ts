@@ -41,6 +41,10 @@ export function validateClaims(
   if (returned === undefined) {
     return [];
   }
+  if (returned instanceof Promise) {
+    // It refuses the call below. Its rejection must not end the process.
+    returned.catch(() => {});
+  }
   const reasons: readonly unknown[] = Array.isArray(returned) ? returned : [returned];
   return reasons.map((reason): PolicyViolation => {
     if (!isReason(reason)) {

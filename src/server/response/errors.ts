@@ -7,7 +7,7 @@ import {
   RefreshHintSchema,
   Tokens,
 } from "../../../gen/rpcsession/v1/hint_pb.ts";
-import { SessionError, type SessionErrorReason } from "../../base/errors.ts";
+import { type PolicyViolation, SessionError, type SessionErrorReason } from "../../base/errors.ts";
 import { header, proofHeader } from "../../base/wire.ts";
 import { foreignIssuer, presentedIssuer } from "../authenticate/candidates.ts";
 import type { Call } from "../call/call.ts";
@@ -49,7 +49,9 @@ export function failCall(
           cause: thrown,
         });
   call.failure = error;
-  if (error.reason !== "SERVER_DRAINING" && isFault(error)) {
+  // These two are no faults, although the client is to try again.
+  const isExpected = error.reason === "SERVER_DRAINING" || error.reason === "PROOF_REQUIRED";
+  if (!isExpected && isFault(error)) {
     core.emit({ type: "failed", procedure, error });
   } else {
     core.emit({
@@ -61,7 +63,7 @@ export function failCall(
   if (error.clearTokens && call.byCookie && call.written === undefined) {
     expireCookies(core, call);
   }
-  writeRefusal(core, call.responseHeader, error);
+  writeRefusal(core, call, error);
   return error;
 }
 
@@ -114,7 +116,11 @@ export function relayFailure(
 }
 
 /** Writes the headers of a refused call: the hint and the challenge. */
-function writeRefusal(core: VerifyingCore, headers: Headers, error: SessionError): void {
+function writeRefusal(
+  core: VerifyingCore,
+  { responseHeader: headers, byCookie }: Call,
+  error: SessionError,
+): void {
   const flag = hintFlags[actionOf(error)];
   if (flag !== undefined) {
     headers.set(header.hint, flag);
@@ -122,7 +128,8 @@ function writeRefusal(core: VerifyingCore, headers: Headers, error: SessionError
   if (error.proofNonce !== undefined) {
     headers.set(proofHeader.nonce, error.proofNonce);
   }
-  const proofCode = proofCodes[error.reason];
+  // A browser proves its key otherwise (DBSC).
+  const proofCode = byCookie ? undefined : proofCodes[error.reason];
   if (error.kind === "unauthorized" && proofCode !== undefined) {
     // RFC 9449 section 7.1.
     headers.set(
@@ -273,10 +280,38 @@ function toConnectError(error: SessionError, place: ErrorPlace): ConnectError {
     },
   ];
   if (error.violations.length > 0) {
-    const violations = error.violations.map((violation) => ({ ...violation }));
-    details.push({ desc: PolicyViolationsSchema, value: { violations } });
+    details.push({
+      desc: PolicyViolationsSchema,
+      value: { violations: shortened(error.violations) },
+    });
   }
   return new ConnectError(place.message, codes[error.kind], undefined, details, error);
+}
+
+/** The characters of a text in a violation, and of all violations of a refusal. */
+const maxViolation = { text: 255, total: 2_048 } as const;
+
+/**
+ * Makes violations short enough for the metadata of a gRPC response: rules, conditions and the reasons of
+ * the service's code have any length. The first one is always there.
+ */
+function shortened(violations: readonly PolicyViolation[]): PolicyViolation[] {
+  const cut = (text: string): string =>
+    (text.length > maxViolation.text
+      ? `${text.slice(0, maxViolation.text - 1)}…`
+      : text
+    ).toWellFormed();
+  const short: PolicyViolation[] = [];
+  let total = 0;
+  for (const violation of violations) {
+    const entries = Object.entries(violation).map(([name, text]) => [name, cut(text)] as const);
+    total += entries.reduce((sum, [, text]) => sum + text.length, 0);
+    if (short.length > 0 && total > maxViolation.total) {
+      break;
+    }
+    short.push({ ...violation, ...Object.fromEntries(entries) });
+  }
+  return short;
 }
 
 /**
@@ -314,7 +349,10 @@ function hintOf(error: SessionError, { realm, olderRealms, procedure }: ErrorPla
   const maxAge = error.stepUp?.maxAge;
   return {
     action: actionOf(error),
-    reason: error.reason === "INTERNAL" ? Reason.UNSPECIFIED : Reason[error.reason],
+    reason:
+      error.reason === "INTERNAL" || error.reason === "HOST_UNKNOWN"
+        ? Reason.UNSPECIFIED
+        : Reason[error.reason],
     tokens: error.clearTokens ? Tokens.CLEAR : Tokens.KEEP,
     session: error.sessionId ?? "",
     realm,

@@ -5,6 +5,7 @@ import type { AccessToken } from "../../engine/access-tokens.ts";
 import { endedError } from "../../engine/liveness.ts";
 import type { SessionRecord } from "../../engine/store.ts";
 import type { TokenClaims } from "../../jwt/claims.ts";
+import type { CookieNames } from "../../request/cookie-options.ts";
 import type { Copies } from "../../request/cookies.ts";
 import { hideWhenInspected } from "../../request/tokens.ts";
 import { hasForeignCookies } from "../authenticate/candidates.ts";
@@ -30,12 +31,13 @@ export interface TokensToWrite {
  */
 export async function writeTokens(
   core: VerifyingCore,
-  headers: Headers,
+  call: AnsweredCall,
   tokens: TokensToWrite,
 ): Promise<JsonObject | undefined> {
   const { record, access } = tokens;
+  const { responseHeader: headers } = call;
   const claims = await claimsForClient(core, record);
-  putTokens(core, headers, tokens);
+  putTokens(core, call, tokens);
   if (tokens.antiCsrf !== undefined) {
     headers.set(header.csrf, tokens.antiCsrf);
   }
@@ -57,11 +59,11 @@ export async function writeTokens(
 /** Writes an access token that replaces the presented one. */
 export async function writeReissued(
   core: VerifyingCore,
-  headers: Headers,
+  call: AnsweredCall,
   reissued: Pick<TokensToWrite, "record" | "now" | "access"> &
     Partial<Pick<TokensToWrite, "event">>,
 ): Promise<void> {
-  await writeTokens(core, headers, {
+  await writeTokens(core, call, {
     event: "reissued",
     ...reissued,
     refreshToken: undefined,
@@ -88,7 +90,8 @@ export async function claimsForClient(
   }
 }
 
-function putTokens(core: VerifyingCore, headers: Headers, tokens: TokensToWrite): void {
+function putTokens(core: VerifyingCore, call: AnsweredCall, tokens: TokensToWrite): void {
+  const { responseHeader: headers } = call;
   hideWhenInspected(headers);
   const { record, now, access, refreshToken } = tokens;
   if (record.transport === "header") {
@@ -108,6 +111,28 @@ function putTokens(core: VerifyingCore, headers: Headers, tokens: TokensToWrite)
     for (const [name, cookies] of core.cookies.write(values, { maxAge, expireCopies })) {
       replaceCookie(headers, name, cookies);
     }
+    expireOthers(core, call, refreshToken === undefined ? ["access"] : ["access", "refresh"]);
+  }
+}
+
+/**
+ * Expires cookies that came under the other names of the service. Those of another service stay.
+ * @param kinds the cookies that the response writes or expires under their present names
+ */
+function expireOthers(
+  core: VerifyingCore,
+  { presented: { otherCookies }, responseHeader }: AnsweredCall,
+  kinds: readonly (keyof CookieNames)[],
+): void {
+  const { otherNames } = core.cookies;
+  if (otherNames === undefined || hasForeignCookies(core, { accessCookies: otherCookies.access })) {
+    return;
+  }
+  for (const kind of kinds) {
+    if (otherCookies[kind].length > 0) {
+      const name = otherNames[kind];
+      replaceCookie(responseHeader, name, core.cookies.expire(name));
+    }
   }
 }
 
@@ -118,11 +143,15 @@ export function expireCookies(core: VerifyingCore, call: CookieCall): void {
   for (const name of [core.cookies.names.access, core.cookies.names.refresh]) {
     replaceCookie(headers, name, core.cookies.expire(name, copies));
   }
+  expireOthers(core, call, ["access", "refresh"]);
   headers.set("cache-control", "no-store");
 }
 
+/** The parts of a call that a response with tokens needs. */
+export type AnsweredCall = Pick<Call, "presented" | "responseHeader">;
+
 /** The parts of a call that show which cookies its browser has. */
-type CookieCall = Pick<Call, "presented" | "responseHeader" | "url">;
+type CookieCall = AnsweredCall & Pick<Call, "url">;
 
 /**
  * Returns the copies to expire when a call writes cookies: none, unless it came with several. Beside
@@ -226,7 +255,8 @@ export function takeBackTokens(core: VerifyingCore, call: Call, failed: boolean)
     headers.delete(name);
   }
   if (written.transport === "cookie") {
-    for (const name of [core.cookies.names.access, core.cookies.names.refresh]) {
+    const { names, otherNames = names } = core.cookies;
+    for (const name of [names, otherNames].flatMap(({ access, refresh }) => [access, refresh])) {
       replaceCookie(headers, name, []);
     }
   }
@@ -265,6 +295,13 @@ function realmsOf({
 
 function notify(headers: Headers, notice: SessionNotice): void {
   headers.set(header.session, encodeNotice(notice));
+}
+
+/** Adds Set-Cookie values for other cookies than those of the session. */
+export function addCookies(headers: Headers, values: readonly string[]): void {
+  for (const value of values) {
+    headers.append("set-cookie", value);
+  }
 }
 
 /** Replaces the Set-Cookie values that this response has for a cookie. */

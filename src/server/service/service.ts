@@ -26,6 +26,7 @@ import type { Core } from "../core.ts";
 import { procedureOf } from "../policy/policy.ts";
 import { refuseCall } from "../response/errors.ts";
 import {
+  addCookies,
   claimsForClient,
   copiesOf,
   endTokens,
@@ -246,16 +247,26 @@ async function refreshByCookie(core: Core, call: Call): Promise<RefreshedCall> {
   const engine = await core.engine();
   const { token, besideForeign } = await selectRefreshCookie(core, engine, presented);
 
-  // 5. Exchange it: the engine rotates it, or revokes the session if it detects reuse.
-  const refreshed = await engine.refresher.refresh({ token, transport: "cookie" });
+  // 5. The proof that the browser has the key of the session. It is used once.
+  addCookies(call.responseHeader, core.device.cookies.expire(call.requestHeader.get("cookie")));
+  const proof = await core.device.proofOn(engine, call, token);
 
-  // 6. Write the tokens. Expiring the copies also expires the cookie to keep, so write it again.
-  // Copies of another service stay where they are.
+  // 6. Exchange the token: the engine rotates it, or revokes the session if it detects reuse.
+  const exchanged = engine.refresher.refresh({ token, transport: "cookie", ...proof });
+  const refreshed = await exchanged.catch((thrown: unknown) => {
+    const { error, cookies } = core.device.refusalOf(call, thrown);
+    addCookies(call.responseHeader, cookies);
+    throw error;
+  });
+
+  // 7. Write the tokens. Expiring the copies also expires the cookie to keep, so write it again.
+  // Copies of another service stay where they are. A cookie under another name moves to the present one.
   const expireCopies = !besideForeign && copiesOf(core, call);
-  const refreshToken = refreshed.refreshToken ?? (expireCopies ? token : undefined);
+  const isMoved = presented.otherCookies.refresh.length > 0;
+  const refreshToken = refreshed.refreshToken ?? (expireCopies || isMoved ? token : undefined);
   const antiCsrf =
     core.antiCsrf === "token" ? await engine.antiCsrf.mint(refreshed.record.id) : undefined;
-  const claims = await writeTokens(core, call.responseHeader, {
+  const claims = await writeTokens(core, call, {
     ...refreshed,
     refreshToken,
     event: "refreshed",
@@ -269,7 +280,7 @@ async function refreshByMessage(core: Core, call: Call, token: string): Promise<
   const engine = await core.engine();
   const provenKey = await core.proofs.prove(engine, call, undefined);
   const refreshed = await engine.refresher.refresh({ token, transport: "header", provenKey });
-  const claims = await writeTokens(core, call.responseHeader, {
+  const claims = await writeTokens(core, call, {
     ...refreshed,
     event: "refreshed",
     antiCsrf: undefined,

@@ -12,6 +12,7 @@ export interface AuditEntry {
   readonly at: Date;
   /**
    * - `signedIn`: a session began, by `create` or `issue`.
+   * - `adopted`: a session began that continues one of another system, by `adopt`.
    * - `reauthenticated`, `forked`: a session began that came from another one of its user, `from`.
    * - `refreshed`: a refresh token was exchanged.
    * - `claimsChanged`: the `claims` with these names have another value.

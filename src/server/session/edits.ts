@@ -1,5 +1,6 @@
 import { SessionError } from "../../base/errors.ts";
 import type { JsonObject } from "../../base/json.ts";
+import { claimSetAt } from "../../engine/claims.ts";
 import {
   type ClaimsChange,
   type DataChange,
@@ -12,7 +13,8 @@ import { misuse } from "../response/errors.ts";
 
 /**
  * Changes the claims of a session.
- * @param setAt how old the new values are, for claims with a source; milliseconds by the store's clock
+ * @param fetchedAt when a source was asked for the new values, in milliseconds by the store's clock: values
+ * that were set since then stay. Undefined for values that the service sets, which are of now
  * @throws ConnectError `Internal` if the new claims do not fit the schema or the token
  * @throws SessionError `unauthorized` `unavailable`
  */
@@ -20,24 +22,38 @@ export async function updateClaims(
   core: Core,
   id: string,
   change: ClaimsChange<JsonObject>,
-  setAt: number = core.revocations.storeNow(),
+  fetchedAt?: number,
 ): Promise<Stored<SessionRecord>> {
   const engine = await core.engine();
+  const now = fetchedAt ?? core.revocations.storeNow();
   return withMisuse("updateClaims", (callback) =>
     // Runs again if another write got in first.
     engine.updates.claims(id, async (present) => {
       // 1. Compute the new claims: from a patch, or with the service's function on a copy.
+      const patch = fetchedAt === undefined ? change : withoutNewer(change, present, fetchedAt);
       const given =
-        typeof change === "function"
-          ? await changeCopy(core, present, (copy) => callback(() => change(copy)))
-          : merged(core.claims.plain(present), change);
+        typeof patch === "function"
+          ? await changeCopy(core, present, (copy) => callback(() => patch(copy)))
+          : merged(core.claims.plain(present), patch);
 
       // 2. Validate them, and make sure that the schema kept what was set.
-      const named = typeof change === "function" ? [] : Object.keys(change);
-      const claims = await core.claims.accept(given, { now: setAt, present, named });
+      const named = typeof patch === "function" ? [] : Object.keys(patch);
+      const claims = await core.claims.accept(given, { now, present, named });
       assertKept(change, claims);
       return claims;
     }),
+  );
+}
+
+/** Leaves out of a patch what was set since a time, which is kept in whole seconds. */
+function withoutNewer(
+  change: ClaimsChange<JsonObject>,
+  present: JsonObject,
+  time: number,
+): ClaimsChange<JsonObject> {
+  const since = Math.floor(time / 1000) * 1000;
+  return Object.fromEntries(
+    Object.entries(change).filter(([name]) => !((claimSetAt(present, name) ?? -1) >= since)),
   );
 }
 

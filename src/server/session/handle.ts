@@ -90,7 +90,7 @@ export class SessionHandle implements Session {
       // The notice keeps its event: a client accepts tokens of a session that it does not know only
       // from a sign-in.
       const event = call.written?.event ?? "reissued";
-      await writeReissued(this.#core, call.responseHeader, { ...reissued, event });
+      await writeReissued(this.#core, call, { ...reissued, event });
     }
   }
 

@@ -1,7 +1,8 @@
 import { assertId, assertMembers, readChoice } from "../../base/checks.ts";
 import { SessionError } from "../../base/errors.ts";
 import { header, type TokenTransport } from "../../base/wire.ts";
-import type { Created, Creation } from "../../engine/create.ts";
+import type { ForeignTimes } from "../../engine/adoption/once.ts";
+import type { Created, NewCreation } from "../../engine/create.ts";
 import type { Engine } from "../../engine/engine.ts";
 import { type OwnLifetimes, readOwnLifetimes } from "../../engine/lifetimes.ts";
 import type { Session } from "../../engine/session.ts";
@@ -74,11 +75,14 @@ export interface IssuedTokens {
 /** The option that decides whether a sign-in binds its session to a key. */
 export interface BindOption {
   /**
-   * Whether the session is bound to the key of the client's proof (DPoP, RFC 9449). It can be stricter
-   * than the option `bind` of the service, and looser. Default: as the service.
+   * Whether the session is bound to a key: that of the client's proof (DPoP, RFC 9449) or, with tokens in
+   * cookies, that of the browser (DBSC). It can be stricter than the option `bind` of the service, and
+   * looser. Default: as the service.
    *
-   * - `preferred`: if the request has a proof.
-   * - `required`: a request without a proof is refused, as is one that wants its tokens in cookies.
+   * - `preferred`: if the request has a proof, or the browser registers a key.
+   * - `required`: a request without a proof is refused. With tokens in cookies, the browser must prove its
+   *   key within 5 minutes (`dbscHandler` of `rpc-session/http`), or the session is not refreshed; this works
+   *   only if the service has the same mode.
    * - `off`: never.
    */
   readonly bind?: BindMode;
@@ -108,6 +112,16 @@ export interface RedirectOptions {
   readonly afterRedirect?: AfterRedirect;
 }
 
+interface Continuing {
+  /** The session of another system that the new one continues; absent for none. */
+  readonly foreign?: ForeignTimes | undefined;
+}
+
+/** What a sign-in creates. */
+interface SignIn extends Continuing {
+  readonly options: UntypedOptions & WithTransport & RedirectOptions & BindOption;
+}
+
 /**
  * Creates a session and writes its tokens to the response of a call. Ends the session that the
  * request proves to belong to.
@@ -117,17 +131,14 @@ export async function signIn(
   core: Core,
   call: Call,
   context: ClientContext,
-  options: UntypedOptions & WithTransport & RedirectOptions & BindOption,
+  { options, foreign }: SignIn,
 ): Promise<Session> {
   // 1. Check the request, the content of the session, and that the response can still carry its tokens.
+  const method = foreign === undefined ? "sessions.create" : "sessions.adopt";
   const { afterRedirect, bind, ...facts } = options ?? {};
-  const isRedirected = checkRequest(core, call, context, {
-    method: "sessions.create",
-    afterRedirect,
-  });
+  const isRedirected = checkRequest(core, call, context, { method, afterRedirect });
   const given = await readNewSession(core, facts);
-  const device = { ...deviceOf(core, context), ...given.device };
-  assertNotCommitted(call, "sessions.create");
+  assertNotCommitted(call, method);
 
   // 2. Choose how the tokens travel. A browser that follows a redirect keeps only cookies.
   if (isRedirected && options.transport === "header") {
@@ -140,13 +151,17 @@ export async function signIn(
   const transport = transportFor(core, call, { trustedSite, given: wanted });
   if (transport === "cookie" && !core.cookies.kept) {
     throw new TypeError(
-      `sessions.create: browsers do not keep Secure cookies from ${core.issuer}; use an https issuer, or cookies: { insecure: true } for development`,
+      `${method}: browsers do not keep Secure cookies from ${core.issuer}; use an https issuer, or cookies: { insecure: true } for development`,
     );
   }
 
   // 3. The key that the session is bound to.
   const mode = bind === undefined ? core.proofs.mode : readBindMode("bind", bind);
   const boundKey = await keyToBind(core, call, { mode, transport });
+  const device: Device = {
+    ...{ ...deviceOf(core, context), ...given.device },
+    ...(mode === "required" && transport === "cookie" && { bind: mode }),
+  };
 
   // 4. Cookies are only set or expired for this service's own pages. An app that wants headers leaves
   // cookies alone: they may be those of its WebView.
@@ -159,26 +174,36 @@ export async function signIn(
 
   // 5. Find the former sessions. Nobody holds their tokens after this response.
   const engine = await core.engine();
-  const [replaces = null, ...others] = await formerSessions(core, call, actsOnCookies);
+  const former = [...(await formerSessions(core, call, actsOnCookies))];
   if (boundKey === null) {
     await assertUnbound(core, call);
   }
 
-  // 6. End the others: copies of a cookie may belong to several sessions.
-  for (const other of others) {
-    await endOwn(call, () => engine.revoke(other, "replaced"));
-  }
-
-  // 7. Create the session. The former session ends in the same transaction.
-  const created = await endOwn(call, () =>
-    engine.creator.create({ ...given, device, transport, replaces, boundKey }),
+  // 6. Create the session; one of another system is traded once. The former session ends in the same
+  // transaction. The others end before: copies of a cookie may belong to several sessions.
+  const creation = { ...given, device, transport, boundKey };
+  const makeRoom = async (retakes: string | null) => {
+    const rest = former.filter((id) => id !== retakes);
+    const [replaces = null, ...others] = retakes === null ? rest : [retakes, ...rest];
+    for (const other of others) {
+      await engine.revoke(other, "replaced");
+    }
+    return replaces;
+  };
+  const created = await endOwn(call, async () =>
+    foreign === undefined
+      ? engine.creator.create({ ...creation, replaces: await makeRoom(null) })
+      : engine.creator.adopt(creation, foreign, makeRoom),
   );
 
-  // 8. Write its tokens. From now on it is the session of this call.
+  // 7. Write its tokens. From now on it is the session of this call.
   if (actsOnCookies && transport === "header") {
     expireCookies(core, call);
   }
   await writeCreated(core, call, engine, created);
+  if (mode !== "off" && transport === "cookie") {
+    await core.device.offer(engine, call, created.record);
+  }
   return enterCreated(core, call, created);
 }
 
@@ -194,13 +219,21 @@ async function keyToBind(
   if (mode === "off") {
     return null;
   }
+  if (transport === "cookie" && mode === "required" && core.proofs.mode !== "required") {
+    throw new TypeError(
+      'sessions.create: with tokens in cookies, bind: "required" works only where it is the option of the service; set bind.mode to "required", and bind: "preferred" at the other sign-ins',
+    );
+  }
   const engine = await core.engine();
+  if (transport === "cookie" && core.device.isOffered) {
+    return null; // the browser registers a key later
+  }
   const key = transport === "header" ? await core.proofs.prove(engine, call, undefined) : undefined;
   if (key === undefined && mode === "required") {
     const why =
       transport === "header"
         ? "This sign-in binds its session to a key; send a proof (DPoP) with it."
-        : "This sign-in binds its session to a key, which needs tokens in headers.";
+        : "This sign-in binds its session to a key, which needs tokens in headers, or dbscHandler at a service with https.";
     throw await proofError(engine, "PROOF_REQUIRED", why);
   }
   return key ?? null;
@@ -256,29 +289,32 @@ export function checkRequest(
   return false;
 }
 
+/** What `issue` creates. */
+interface Issue extends Continuing {
+  readonly options: UntypedOptions & WithTransport & { readonly boundKey?: string | undefined };
+}
+
 /**
  * Creates a session without a response.
  * @throws SessionError TypeError
  */
 export async function issue(
   core: Core,
-  {
-    boundKey,
-    ...options
-  }: UntypedOptions & WithTransport & { readonly boundKey?: string | undefined },
+  { options: { boundKey, ...options }, foreign }: Issue,
 ): Promise<Created> {
   const given = await readNewSession(core, options);
   if (core.proofs.mode === "required" && boundKey === undefined) {
+    const method = foreign === undefined ? "sessions.issue" : "sessions.adopt";
     throw new TypeError(
-      'sessions.issue: bind is "required", so the session needs a key; pass boundKey, the thumbprint of the client\'s key',
+      `${method}: bind is "required", so the session needs a key; pass boundKey, the thumbprint of the client's key`,
     );
   }
   const transport = readTransport(options.transport);
   const engine = await core.engine();
-  return engine.creator.create({
-    ...{ ...given, transport, replaces: null },
-    boundKey: readBoundKey(boundKey, transport) ?? null,
-  });
+  const creation = { ...given, transport, boundKey: readBoundKey(boundKey, transport) ?? null };
+  return foreign === undefined
+    ? engine.creator.create({ ...creation, replaces: null })
+    : engine.creator.adopt(creation, foreign, async (retakes) => retakes);
 }
 
 /** @throws TypeError if it is not a thumbprint, or the tokens travel in cookies */
@@ -301,25 +337,15 @@ export function readBoundKey(
 }
 
 const memberNames: Readonly<Record<keyof UntypedOptions | "transport", 0>> = {
-  ...{
-    userId: 0,
-    tenantId: 0,
-    claims: 0,
-    data: 0,
-    label: 0,
-    externalId: 0,
-    lifetimes: 0,
-    transport: 0,
-    acr: 0,
-    amr: 0,
-  },
+  ...{ userId: 0, tenantId: 0, claims: 0, data: 0, label: 0 },
+  ...{ externalId: 0, lifetimes: 0, transport: 0, acr: 0, amr: 0 },
 };
 
 /** @throws TypeError if an option is wrong */
 async function readNewSession(
   core: Core,
   options: UntypedOptions,
-): Promise<Omit<Creation, "transport" | "replaces">> {
+): Promise<Omit<NewCreation, "transport">> {
   assertMembers("the new session", options, memberNames);
   const { userId, tenantId, label, externalId, lifetimes, data = {} } = options;
   assertId("userId", userId);
@@ -334,7 +360,7 @@ async function readNewSession(
   });
   return {
     userId,
-    tenantId: tenantId ?? null,
+    tenantId: tenantId ?? core.tenantId ?? null,
     claims,
     data: readData(data),
     device: label === undefined ? {} : { label },
@@ -495,7 +521,7 @@ export async function writeCreated(
   const { record } = created;
   const byCookie = record.transport === "cookie";
   try {
-    await writeTokens(core, call.responseHeader, {
+    await writeTokens(core, call, {
       ...created,
       event: "created",
       antiCsrf:

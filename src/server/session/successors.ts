@@ -143,12 +143,12 @@ const optionNames: Readonly<Record<keyof ForkOptions, 0>> = {
 };
 
 /**
- * A new session comes from the row, never from what a token says: whoever has the signing key can say
- * anything. So the token must be of the present generation of the row, or of the one before, whose
- * holder may not have used the new tokens yet.
+ * A new session, or a ticket, comes from the row, never from what a token says: whoever has the signing
+ * key can say anything. So the token must be of the present generation of the row, or of the one before,
+ * whose holder may not have used the new tokens yet.
  * @throws SessionError `tryRefreshToken`
  */
-function assertCurrent({ generation = -1 }: Call, record: SessionRecord): void {
+export function assertCurrent({ generation = -1 }: Call, record: SessionRecord): void {
   if (generation !== record.generation && generation !== record.generation - 1) {
     throw new SessionError("tryRefreshToken", "TOKEN_EXPIRED", {
       message:
@@ -158,8 +158,8 @@ function assertCurrent({ generation = -1 }: Call, record: SessionRecord): void {
   }
 }
 
-function originOf({ id, lineage, version, boundKey }: SessionRecord) {
-  return { session: id, lineage: lineage ?? id, version, boundKey };
+function originOf({ id, lineage, version, boundKey, transport }: SessionRecord) {
+  return { session: id, lineage: lineage ?? id, version, boundKey, transport };
 }
 
 function inheritedFrom({ userId, tenantId, claims, data, externalId }: SessionRecord) {

@@ -188,7 +188,7 @@ export function newRecord(session: NewSession, now: number): SessionRecord {
     rotatedAt: now,
     sentAt: now,
     prolonged: 0,
-    createdAt: now,
+    createdAt: given.createdAt ?? now,
     authTime: given.authTime ?? now,
     idleExpiresAt: Math.min(now + idle, expiresAt),
     expiresAt,

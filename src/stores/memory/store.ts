@@ -256,7 +256,7 @@ export class MemoryStore implements SessionStore {
   readonly prune: SessionStore["prune"] = async (limit) => {
     const now = this.#now();
     const rows = this.#log.prune(limit, now) + this.#sessions.prune(limit, now);
-    return rows + this.#audit.prune(limit, now);
+    return rows + this.#pruneLeases(limit, now) + this.#audit.prune(limit, now);
   };
 
   readonly lease: SessionStore["lease"] = async (name, holder, ttl) => {
@@ -268,6 +268,14 @@ export class MemoryStore implements SessionStore {
     this.#leases.set(name, { holder, until: now + ttl });
     return true;
   };
+
+  #pruneLeases(limit: number, now: number): number {
+    const over = [...this.#leases].filter(([, { until }]) => until <= now).slice(0, limit);
+    for (const [name] of over) {
+      this.#leases.delete(name);
+    }
+    return over.length;
+  }
 }
 
 /** The change log of a memory store: entries numbered from 1. */

@@ -172,18 +172,30 @@ function assertSame({ history }: Pick<Page, "history">, first: History): void {
 }
 
 async function readEntries(database: SqlDatabase, range: Range): Promise<Entries> {
+  const { column, type } = range;
   const first = await readPage(database, range, fromStart);
-  const entries = [...first.entries];
+  const entries: Entry[] = [];
   let page = first;
-  while (page.entries.length === pageSize) {
-    const { key, number } = page.entries.at(-1) as Entry;
-    const { column, type } = range;
-    const afterLast = sql`(${column}, change.number) > (${key}::${type}, ${String(number)}::bigint)`;
-    page = await readPage(database, range, afterLast);
+  for (;;) {
     assertSame(page, first.history);
-    for (const entry of page.entries) {
-      entries.push(entry);
+    // In another place than its history, all of it will be read anew. The database reads the next page
+    // while this one is taken apart.
+    const isFull = page.entries === pageSize && first.history.place === first.place;
+    const last = isFull ? lastOf(page) : undefined;
+    const next =
+      last &&
+      readPage(
+        database,
+        range,
+        sql`(${column}, change.number) > (${last.key}::${type}, ${String(last.number)}::bigint)`,
+      );
+    for (const line of page.text === "" ? [] : page.text.split(endOfEntry)) {
+      entries.push(toEntry(line));
     }
+    if (next === undefined) {
+      break;
+    }
+    page = await next;
   }
   return {
     rows: entries.sort((a, b) => a.number - b.number),
@@ -194,8 +206,14 @@ async function readEntries(database: SqlDatabase, range: Range): Promise<Entries
   };
 }
 
+function lastOf({ text }: Page): Entry {
+  return toEntry(text.slice(text.lastIndexOf(endOfEntry) + 1));
+}
+
 interface Page {
-  readonly entries: readonly Entry[];
+  /** How many entries the text has. */
+  readonly entries: number;
+  readonly text: string;
   readonly server: string;
   readonly snapshot: string;
   readonly now: number;
@@ -225,8 +243,10 @@ async function readPage(
   after: Sql,
 ): Promise<Page> {
   const reading = database.row<PageRow>`select ${now} as store_now,
-      ${serverProcess} as server, pg_current_snapshot()::text as snapshot, ${currentPlace} as place, history.*, (
-        select string_agg(line, chr(30) order by place, number) from (
+      ${serverProcess} as server, pg_current_snapshot()::text as snapshot, ${currentPlace} as place, history.*,
+        found.entries, found.text
+      from (select 1) as moment left join ${newestHistory} as history on true cross join (
+        select count(*) as entries, string_agg(line, chr(30) order by place, number) as text from (
           select kind || chr(31) || coalesce(ended_by, '') || chr(31)
               || coalesce(claims_version::text, '') || chr(31) || at || chr(31) || number || chr(31)
               || ${column}::text || chr(31) || session as line, ${column} as place, number
@@ -235,12 +255,11 @@ async function readPage(
             order by ${column}, change.number
             limit ${pageSize}
         ) as lines
-      ) as entries
-      from (select 1) as moment left join ${newestHistory} as history on true`;
+      ) as found`;
   const row = await reading.catch(explainPlace);
-  const text = row?.entries ?? "";
   return {
-    entries: text === "" ? [] : text.split(endOfEntry).map(toEntry),
+    entries: Number(row?.entries ?? 0),
+    text: row?.text ?? "",
     server: row?.server ?? "",
     snapshot: row?.snapshot ?? "",
     now: Number(row?.store_now),
@@ -254,7 +273,8 @@ interface PageRow extends HistoryRow {
   readonly server: string;
   readonly snapshot: string;
   readonly place: string;
-  readonly entries: string | null;
+  readonly entries: BigInteger;
+  readonly text: string | null;
 }
 
 function toEntry(line: string): Entry {

@@ -6,6 +6,7 @@ import { type Push, PushConnection } from "../push.ts";
 import {
   type BorrowedConnection,
   type SqlBackend,
+  type SqlConnection,
   type SqlConnections,
   sql,
 } from "../sql/database.ts";
@@ -127,12 +128,14 @@ class PostgresConnections implements SqlConnections {
     return borrowed;
   }
 
-  forMigration(): Promise<SqlConnections> {
-    return connectForMigration(
-      () => connectWithoutLimits(this.#pool),
-      this,
-      migrating.isLockTimeout,
-    );
+  forMigration(
+    isDone: (connection: SqlConnection) => Promise<boolean>,
+  ): Promise<SqlConnections | undefined> {
+    const { isLockTimeout } = migrating;
+    return connectForMigration(() => connectWithoutLimits(this.#pool), this, {
+      isLockTimeout,
+      isDone,
+    });
   }
 }
 

@@ -17,6 +17,10 @@ export const postgresDialect: SqlDialect = {
   forUpdateOfHeld: sql`for update of held`,
   usesOf: (jsonArray) =>
     sql`jsonb_to_recordset(cast(${jsonArray} as jsonb)) as used(session text, generation bigint, age bigint)`,
+  advancesOf: (jsonArray) =>
+    sql`json_to_recordset(cast(${jsonArray} as json)) as used(place integer, id text, generation bigint,
+        secret_id text, root_hash text, transport text, bound_key text, overlap bigint, idle bigint,
+        next_secret_id text, kind integer)`,
   ownerLock,
   history: historyOfStatement,
   readChanges,

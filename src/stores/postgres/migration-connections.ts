@@ -1,5 +1,5 @@
 import { systemClock } from "../../base/clock.ts";
-import type { BorrowedConnection, SqlConnections } from "../sql/database.ts";
+import type { BorrowedConnection, SqlConnection, SqlConnections } from "../sql/database.ts";
 
 /** Milliseconds before a step waits for its lock again. Calls that queued behind it go on meanwhile. */
 const pauses = [250, 1_000, 2_000];
@@ -19,23 +19,34 @@ export interface MigrationConnection extends BorrowedConnection {
  *
  * @param connect opens a connection, or takes one out of the pool for good
  * @param connections those for calls: the errors after which a step is repeated
+ * @returns undefined if nothing is left to be done
  */
 export async function connectForMigration(
   connect: () => Promise<MigrationConnection>,
   { now, retries }: Pick<SqlConnections, "now" | "retries">,
-  isLockTimeout: (error: unknown) => boolean,
-): Promise<SqlConnections> {
+  { isLockTimeout, isDone }: MigrationRules,
+): Promise<SqlConnections | undefined> {
   const { isTransient } = retries;
   // Another server holds the lock, whatever clock the sessions of this one have.
   const clock = systemClock;
   const holder = await connect();
   let worker: MigrationConnection | undefined;
   try {
-    // 1. Become the only one that migrates. Ask again and again: a statement that waits for the lock
-    // would hold a snapshot, and an index that is made concurrently waits for all older snapshots.
-    await holder.query("start transaction isolation level read committed", []);
-    await holder.query(setLimits({ lockTimeout: "0", local: true }), []);
-    while (!(await isOnly(holder))) {
+    // 1. Become the only one that migrates, unless somebody else has done the work meanwhile. Ask again
+    // and again: a statement that waits for the lock would hold a snapshot, and an index that is made
+    // concurrently waits for all older snapshots.
+    for (;;) {
+      await holder.query("start transaction isolation level read committed", []);
+      await holder.query(setLimits({ lockTimeout: "0", local: true }), []);
+      if (await isOnly(holder)) {
+        break;
+      }
+      // A transaction would keep its locks on the tables that it reads.
+      await holder.query("rollback", []);
+      if (await isDone(holder)) {
+        holder.release();
+        return undefined;
+      }
       await new Promise<void>((resolve) => {
         clock.after(askEvery, resolve, true);
       });
@@ -71,6 +82,13 @@ export async function connectForMigration(
     holder.release();
     throw error;
   }
+}
+
+/** What {@link connectForMigration} must know. */
+interface MigrationRules {
+  readonly isLockTimeout: (error: unknown) => boolean;
+  /** Whether somebody else has done the work, as a connection sees it. */
+  readonly isDone: (connection: SqlConnection) => Promise<boolean>;
 }
 
 async function isOnly(holder: BorrowedConnection): Promise<boolean> {

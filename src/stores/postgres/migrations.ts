@@ -5,6 +5,7 @@ import {
   boundKeys,
   externalIds,
   forks,
+  leaseEnds,
   roots,
   secrets,
   sendsAndLimits,
@@ -154,4 +155,5 @@ export const postgresMigrations: readonly MigrationStep[] = [
   histories,
   auditLog('id collate "C"'),
   boundKeys,
+  leaseEnds,
 ];

@@ -1,4 +1,5 @@
 import type {
+  AdvanceWrite,
   NewSession,
   RecordedSecret,
   RecordedSecrets,
@@ -114,7 +115,10 @@ export class RedisStore implements SessionStore {
     const args = [id, generation, secretId, rootHash, transport, overlap, idle, nextSecretId];
     const bound = write.boundKey ?? "";
     const reply = await this.#redis.run("advance", this.#rowKeys(id), [...args, bound]);
-    return { ...toStored(reply), advanced: reply[1] === "advanced" };
+    const [now = "", flag] = reply;
+    return flag === "advanced"
+      ? { ...toStored([...reply, ...writtenBy(write, now)]), advanced: true }
+      : { ...toStored(reply), advanced: false };
   };
 
   readonly tokenFormat: NonNullable<SessionStore["tokenFormat"]> = async () => {
@@ -278,9 +282,21 @@ function insertArguments(given: NewSession): (string | number)[] {
   return [
     ...[id, userId, optional(tenantId), optional(replaces), optional(requires)],
     ...[given.idle, given.absolute, given.endsBy ?? "", given.authTime ?? ""],
+    given.createdAt ?? "",
     ...[limit?.max ?? "", limit?.overflow ?? ""],
     ...[externalId?.issuer, externalId?.sid, externalId?.sub].map(optional),
     ...toFields(given),
+  ];
+}
+
+/** What a write knows of the session that it has advanced. */
+function writtenBy(write: AdvanceWrite, now: string): string[] {
+  return [
+    ...["id", write.id, "transport", write.transport, "rootHash", write.rootHash],
+    ...(write.boundKey === null ? [] : ["boundKey", write.boundKey]),
+    ...["secretId", write.nextSecretId, "formerSecretId", write.secretId],
+    ...["generation", String(write.generation + 1), "rotatedAt", now, "sentAt", now],
+    ...["lastSeenAt", now],
   ];
 }
 

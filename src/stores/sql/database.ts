@@ -40,6 +40,12 @@ export interface SqlDialect {
   readonly usesOf: (jsonArray: string) => Sql;
 
   /**
+   * A table `used` with the columns of common refreshes: the objects of a JSON array. Undefined where
+   * one statement for many of them saves nothing: SQLite has one writer, in the process itself.
+   */
+  readonly advancesOf: ((jsonArray: string) => Sql) | undefined;
+
+  /**
    * An expression that waits for a lock on an owner or an external id and holds it until the
    * transaction ends; see `owner-locks.ts`. Undefined where there is one writer at a time.
    */
@@ -232,10 +238,12 @@ export interface SqlConnections extends SqlConnection {
   announce?(): void;
   /**
    * Opens connections for a migration: without the limits that are meant for calls, and with pauses
-   * that suit a lock. Resolves when nobody else migrates, and keeps others from it until closed.
-   * Absent where these connections do.
+   * that suit a lock. Resolves when nobody else migrates, and keeps others from it until closed; with
+   * undefined if `isDone` meanwhile. Absent where these connections do.
    */
-  forMigration?(): Promise<SqlConnections>;
+  forMigration?(
+    isDone: (connection: SqlConnection) => Promise<boolean>,
+  ): Promise<SqlConnections | undefined>;
   close(): Promise<void>;
 }
 

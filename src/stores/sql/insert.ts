@@ -96,7 +96,7 @@ async function insertRow(
   database: SqlDatabase,
   session: NewSession,
 ): Promise<Stored<SessionRecord>> {
-  const { idle, absolute, endsBy, authTime, externalId, authentication } = session;
+  const { idle, absolute, endsBy, createdAt, authTime, externalId, authentication } = session;
   const expires = smaller(sql`${now} + ${absolute}`, sql`${endsBy ?? Number.MAX_SAFE_INTEGER}`);
   const idleExpires = smaller(sql`${now} + ${idle}`, expires);
   const row = await database.row<Timed<SessionRow>>`insert into rpcsession_sessions (
@@ -106,8 +106,8 @@ async function insertRow(
         claims, claims_version, data, version, device, last_seen_at
       ) values (
         ${idHolding(database, session)}, ${session.userId}, ${session.tenantId},
-        ${session.transport}, ${session.salt}, ${session.rootHash}, ${session.boundKey}, ${session.secretId}, 0, ${now}, ${now}, 0, ${now},
-        coalesce(${authTime}, ${now}), ${idleExpires},
+        ${session.transport}, ${session.salt}, ${session.rootHash}, ${session.boundKey}, ${session.secretId}, 0, ${now}, ${now}, 0,
+        coalesce(${createdAt}, ${now}), coalesce(${authTime}, ${now}), ${idleExpires},
         ${sweepTime(idleExpires)}, ${expires},
         ${session.accessLife}, ${session.idleLife}, ${session.lineage},
         ${externalId?.issuer ?? null}, ${externalId?.sid ?? null}, ${externalId?.sub ?? null},

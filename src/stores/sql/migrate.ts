@@ -5,6 +5,7 @@ import {
   type LongPart,
   type MigrationStep,
   now,
+  type SqlConnection,
   type SqlConnections,
   SqlDatabase,
   type SqlDialect,
@@ -30,7 +31,11 @@ export async function migrate(
   }
 
   // 2. Connect without the limits that are meant for calls, and wait until nobody else migrates.
-  const unlimited = (await connections.forMigration?.()) ?? connections;
+  const unlimited = await connectAlone(dialect, connections);
+  if (unlimited === undefined) {
+    // Somebody else has done everything, perhaps a newer version.
+    return migrate(store, dialect, connections);
+  }
   try {
     const database = new SqlDatabase(dialect, unlimited);
 
@@ -54,6 +59,17 @@ export async function migrate(
       await unlimited.close();
     }
   }
+}
+
+function connectAlone(
+  dialect: SqlDialect,
+  connections: SqlConnections,
+): Promise<SqlConnections | undefined> {
+  const isDone = async (connection: SqlConnection): Promise<boolean> => {
+    const found = await readSchema(new SqlDatabase(dialect, connections, connection));
+    return missingSteps(dialect, found).length === 0;
+  };
+  return connections.forMigration?.(isDone) ?? Promise.resolve(connections);
 }
 
 /**

@@ -19,6 +19,8 @@ import {
   now,
   type Sql,
   type SqlDatabase,
+  type SqlDialect,
+  type SqlValue,
   sql,
   timeOf,
 } from "./database.ts";
@@ -67,27 +69,97 @@ export async function advanceSession(
   database: SqlDatabase,
   write: AdvanceWrite,
 ): Promise<Advanced> {
-  const { idle } = write;
-  const { least } = database.dialect;
-  const idleEnd = sql`${least}(${now} + ${least}(${idle}, coalesce(idle_life, ${idle})), expires_at)`;
   const row = await database.row<AdvancedRow>`update rpcsession_sessions
-      set generation = generation + 1, former_secret_id = secret_id, secret_id = ${write.nextSecretId},
-        salt = '', confirmed_at = null, rotated_at = ${now}, sent_at = ${now}, prolonged = 0,
-        last_seen_at = ${now}, idle_expires_at = ${idleEnd}, sweep_at = ${sweepTime(idleEnd)}
-      where id = ${write.id} and generation = ${write.generation} and secret_id = ${write.secretId}
-        and root_hash = ${write.rootHash} and transport = ${write.transport}
-        and coalesce(bound_key, '') = ${write.boundKey ?? ""} and ${liveById}
-        and confirmed_at < ${now} - ${write.overlap}
-      returning user_id, tenant_id, last_salted, created_at, auth_time, idle_expires_at, expires_at,
-        access_life, idle_life, lineage, external_issuer, external_sid, external_sub, authentication,
-        claims, claims_version, data, version, device, ${moment(database)}`;
+      set ${advancing(database, write)} where ${mayAdvance({ ...write, boundKey: write.boundKey ?? "" })}
+      returning ${advancedColumns}, ${moment(database)}`;
   return row === undefined
     ? { ...(await loadSession(database, write.id)), advanced: false }
-    : { ...toStored({ ...row, ...writtenBy(write, row.store_now) }), advanced: true };
+    : toAdvanced(row, write);
 }
+
+/**
+ * Writes common refreshes in one statement. Skips those whose condition does not hold, and those whose
+ * row another transaction has locked, so that nobody waits for a session of somebody else.
+ */
+export async function advanceSessions(
+  database: SqlDatabase,
+  advancesOf: NonNullable<SqlDialect["advancesOf"]>,
+  writes: readonly AdvanceWrite[],
+): Promise<readonly (Advanced | undefined)[]> {
+  const { forUpdateSkipLocked } = database.dialect;
+  const rows = await database.rows<AdvancedRow & { readonly place: BigInteger }>`with due as (
+        select used.place, used.idle, used.next_secret_id, held.id as held_id
+        from ${advancesOf(JSON.stringify(writes.map(toUsed)))} cross join lateral (
+          select id from rpcsession_sessions where ${mayAdvance(usedColumns)} ${forUpdateSkipLocked}
+        ) as held
+        where ${expectsOneRow}
+      )
+      update rpcsession_sessions set ${advancing(database, dueColumns)} from due where id = held_id
+      returning place, ${advancedColumns}, ${moment(database)}`;
+  const advanced = new Map(rows.map((row) => [Number(row.place), row]));
+  return writes.map((write, place) => {
+    const row = advanced.get(place);
+    return row && toAdvanced(row, write);
+  });
+}
+
+type AdvancePart = Sql | SqlValue;
+
+/** The assignments of a common refresh. */
+function advancing(
+  { dialect }: SqlDatabase,
+  { idle, nextSecretId }: Readonly<Record<"idle" | "nextSecretId", AdvancePart>>,
+): Sql {
+  const { least } = dialect;
+  const idleEnd = sql`${least}(${now} + ${least}(${idle}, coalesce(idle_life, ${idle})), expires_at)`;
+  return sql`generation = generation + 1, former_secret_id = secret_id, secret_id = ${nextSecretId},
+        salt = '', confirmed_at = null, rotated_at = ${now}, sent_at = ${now}, prolonged = 0,
+        last_seen_at = ${now}, idle_expires_at = ${idleEnd}, sweep_at = ${sweepTime(idleEnd)}`;
+}
+
+/** The condition of a common refresh. */
+function mayAdvance(
+  write: Readonly<Record<Exclude<keyof AdvanceWrite, "idle" | "nextSecretId">, AdvancePart>>,
+): Sql {
+  return sql`id = ${write.id} and generation = ${write.generation} and secret_id = ${write.secretId}
+        and root_hash = ${write.rootHash} and transport = ${write.transport}
+        and coalesce(bound_key, '') = ${write.boundKey} and ${liveById}
+        and confirmed_at < ${now} - ${write.overlap}`;
+}
+
+/** What the rows of a JSON array of writes are called in SQL; see `SqlDialect.advancesOf`. */
+function toUsed(write: AdvanceWrite, place: number) {
+  return {
+    ...{ place, id: write.id, generation: write.generation, secret_id: write.secretId },
+    ...{ root_hash: write.rootHash, transport: write.transport, bound_key: write.boundKey ?? "" },
+    ...{ overlap: write.overlap, idle: write.idle, next_secret_id: write.nextSecretId, kind: 1 },
+  };
+}
+
+const usedColumns = {
+  ...{ id: sql`used.id`, generation: sql`used.generation`, secretId: sql`used.secret_id` },
+  ...{ rootHash: sql`used.root_hash`, transport: sql`used.transport` },
+  ...{ boundKey: sql`used.bound_key`, overlap: sql`used.overlap` },
+};
+
+const dueColumns = { idle: sql`due.idle`, nextSecretId: sql`due.next_secret_id` };
+
+/**
+ * True of every write. PostgreSQL expects 100 rows of a function, and would rather read a small table in
+ * full, and keep that plan when the table has grown. With an equation it expects one row of them.
+ */
+const expectsOneRow: Sql = sql`used.kind = 1`;
+
+const advancedColumns: Sql = sql`user_id, tenant_id, last_salted, created_at, auth_time, idle_expires_at,
+        expires_at, access_life, idle_life, lineage, external_issuer, external_sid, external_sub,
+        authentication, claims, claims_version, data, version, device`;
 
 /** What the database returns of a session that has advanced: the rest is known from the write. */
 type AdvancedRow = Omit<Timed<SessionRow>, keyof ReturnType<typeof writtenBy>>;
+
+function toAdvanced(row: AdvancedRow, write: AdvanceWrite): Advanced {
+  return { ...toStored({ ...row, ...writtenBy(write, row.store_now) }), advanced: true };
+}
 
 function writtenBy(write: AdvanceWrite, at: BigInteger) {
   return {

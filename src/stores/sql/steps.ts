@@ -125,3 +125,12 @@ export const boundKeys: MigrationStep = {
   // Older servers create sessions without one, and refuse the refresh tokens of sessions that have one.
   transaction: ["alter table rpcsession_sessions add column bound_key text"],
 };
+
+/** The ends of leases: tickets that were used leave one each. */
+export const leaseEnds: MigrationStep = {
+  name: "leaseEnds",
+  compatibleFrom: 3,
+  // Older servers remove none. They take and renew leases as before.
+  transaction: [],
+  afterwards: [{ index: "rpcsession_leases_end", on: "rpcsession_leases (expires_at)" }],
+};

@@ -1,4 +1,5 @@
 import type {
+  AdvanceWrite,
   EndedBy,
   KeysEntry,
   LogEntry,
@@ -6,6 +7,7 @@ import type {
   StoreContext,
 } from "../../engine/store.ts";
 import { retry, splitLog } from "../common.ts";
+import { Gathering } from "../gathering.ts";
 import { ChangeListeners, type Push } from "../push.ts";
 import { appendAudit, forgetAudit, listAudit } from "./audit.ts";
 import { type ChangeRow, type SqlBackend, type SqlConnections, SqlDatabase } from "./database.ts";
@@ -21,6 +23,7 @@ import {
 } from "./secrets.ts";
 import {
   advanceSession,
+  advanceSessions,
   confirmSessions,
   listPage,
   loadSession,
@@ -92,7 +95,8 @@ export class SqlStore implements SessionStore {
       await retry(connections.retries, migrate, this.name, dialect, connections);
       // 3. Each connection prepares a statement when it first runs it.
       // 4. Listening begins with the first listener; see `onChange`.
-      return { connections, database: new SqlDatabase(dialect, connections) };
+      const database = new SqlDatabase(dialect, connections);
+      return { connections, database, advance: advancing(database, connections, context) };
     } catch (error) {
       await connections.close();
       throw error;
@@ -117,11 +121,15 @@ export class SqlStore implements SessionStore {
     work: (database: SqlDatabase, ...given: Given) => Promise<T>,
     ...given: Given
   ): Promise<T> {
+    const { connections, database } = await this.#opened();
+    return retry(connections.retries, work, database, ...given);
+  }
+
+  async #opened(): Promise<OpenDatabase> {
     if (this.#opening === undefined) {
       throw new Error(`${this.name}: the store is not open; call open() first`);
     }
-    const { connections, database } = await this.#opening;
-    return retry(connections.retries, work, database, ...given);
+    return this.#opening;
   }
 
   // Sessions. A write that appended to the change log says so with `#changed`.
@@ -139,8 +147,8 @@ export class SqlStore implements SessionStore {
 
   readonly refresh: SessionStore["refresh"] = (write) => this.#use(refreshSession, write);
 
-  readonly advance: NonNullable<SessionStore["advance"]> = (write) =>
-    this.#use(advanceSession, write);
+  readonly advance: NonNullable<SessionStore["advance"]> = async (write) =>
+    (await this.#opened()).advance(write);
 
   readonly tokenFormat: NonNullable<SessionStore["tokenFormat"]> = () => this.#use(readTokenFormat);
 
@@ -262,6 +270,24 @@ export class SqlStore implements SessionStore {
 interface OpenDatabase {
   readonly connections: SqlConnections;
   readonly database: SqlDatabase;
+  readonly advance: NonNullable<SessionStore["advance"]>;
+}
+
+/** Returns what writes common refreshes: each alone, or many in one statement where that saves much. */
+function advancing(
+  database: SqlDatabase,
+  { retries }: SqlConnections,
+  { clock }: StoreContext,
+): NonNullable<SessionStore["advance"]> {
+  const { advancesOf } = database.dialect;
+  const one = (write: AdvanceWrite) => retry(retries, advanceSession, database, write);
+  if (advancesOf === undefined) {
+    return one;
+  }
+  const many = (writes: readonly AdvanceWrite[]) =>
+    retry(retries, advanceSessions, database, advancesOf, writes);
+  const gathering = new Gathering({ clock, one, many });
+  return (write) => gathering.add(write);
 }
 
 /** Reads rows as entries; skips rows without an entry. */

@@ -13,7 +13,8 @@ export async function prune(database: SqlDatabase, limit: number): Promise<numbe
     const sessions = await pruneSessions(within, limit);
     const putOff = await putOffSweeps(within, limit);
     const changes = await pruneChanges(within, limit);
-    return sessions + putOff + changes + (await pruneAudit(within, limit));
+    const leases = await pruneLeases(within, limit);
+    return sessions + putOff + changes + leases + (await pruneAudit(within, limit));
   });
 }
 
@@ -57,6 +58,16 @@ async function pruneChanges(database: SqlDatabase, limit: number): Promise<numbe
       )
       delete from rpcsession_changes where number in (select number from old)
       returning number`;
+  return removed.length;
+}
+
+async function pruneLeases(database: SqlDatabase, limit: number): Promise<number> {
+  const removed = await database.rows`with over as (
+        select name from rpcsession_leases where expires_at <= ${now}
+        order by expires_at limit ${limit} ${database.dialect.forUpdateSkipLocked}
+      )
+      delete from rpcsession_leases where name in (select name from over) and expires_at <= ${now}
+      returning name`;
   return removed.length;
 }
 

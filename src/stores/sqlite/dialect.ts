@@ -27,6 +27,7 @@ export const sqliteDialect: SqlDialect = {
   usesOf: (jsonArray) =>
     sql`(select one.value ->> 'session' as session, one.value ->> 'generation' as generation,
         one.value ->> 'age' as age from json_each(cast(${jsonArray} as text)) as one) as used`,
+  advancesOf: undefined,
   ownerLock: undefined,
   // SQLite has no replicas, and a file that is replaced under the process is noticed by its driver.
   history: sql`null`,

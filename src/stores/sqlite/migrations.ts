@@ -5,6 +5,7 @@ import {
   boundKeys,
   externalIds,
   forks,
+  leaseEnds,
   roots,
   secrets,
   sendsAndLimits,
@@ -137,4 +138,5 @@ export const sqliteMigrations: readonly MigrationStep[] = [
   roots,
   auditLog("id"),
   boundKeys,
+  leaseEnds,
 ];

@@ -100,6 +100,36 @@ export const advanceRules: Rules = ifTried({
     assert.equal(new Set(applied).size, applied.length);
   },
 
+  async "writes at the same time change what they would change one after the other"({
+    store,
+    clock,
+  }) {
+    // Those that end by a time pass so much of it that the others would end too.
+    const some = rows.filter(({ end }) => end === "none" || end === "revoked");
+    const ids = some.map((_, index) => `row-${index}`);
+    for (const [index, row] of some.entries()) {
+      await makeRow(store, clock, ids[index] ?? "", row);
+    }
+    const before = await Promise.all(ids.map(async (id) => store.load(id)));
+    const given = before.flatMap(({ record, now }, index) =>
+      tokens.map((token) => {
+        const one = write({ id: ids[index] ?? "", ...token });
+        return { index, one, should: ruleSays(record, one, now) };
+      }),
+    );
+    const done = await Promise.all(given.map(({ one }) => advanceOf(store)(one)));
+    for (const [place, { index, one, should }] of given.entries()) {
+      assert.equal(done[place]?.advanced, should, JSON.stringify({ row: some[index], one }));
+      assert.equal(done[place]?.record?.id, one.id);
+    }
+    for (const [index, { record }] of before.entries()) {
+      const place = given.findIndex((one) => one.index === index && one.should);
+      const expected = place < 0 ? record : done[place]?.record;
+      assert.deepEqual((await store.load(ids[index] ?? "")).record, expected);
+    }
+    assert.ok(given.some(({ should }) => should));
+  },
+
   async "a session that does not exist stays so"({ store, clock }) {
     const nobody = await advanceOf(store)(write({ id: "nobody" }));
     assert.deepEqual(nobody, { record: undefined, now: clock.now(), advanced: false });

@@ -66,6 +66,7 @@ export function newSession(given: Partial<NewSession> = {}): NewSession {
     lineage: null,
     externalId: null,
     authentication: null,
+    createdAt: null,
     authTime: null,
     replaces: null,
     requires: null,

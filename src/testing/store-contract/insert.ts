@@ -22,6 +22,7 @@ export const insertRules: Rules = {
       idle: _i,
       absolute: _a,
       endsBy: _e,
+      createdAt: _c,
       replaces: _p,
       requires: _q,
       limit: _l,
@@ -89,6 +90,41 @@ export const insertRules: Rules = {
     assert.equal(refreshed?.authTime, authTime);
     assert.equal(refreshed?.lineage, "s0.s1");
     assert.deepEqual([refreshed?.accessLife, refreshed?.idleLife], [60_000, idle]);
+  },
+
+  async "insert stores when another system began the session, and changes no other time for it"({
+    store,
+    clock,
+  }) {
+    const now = clock.now();
+    const createdAt = now - 400 * 86_400_000;
+    const externalId = { issuer: "former", sid: "1" };
+    const old = { createdAt, externalId, tenantId: "one" };
+    const { record } = await insertNew(store, old);
+    assert.deepEqual(
+      [record.createdAt, record.authTime, record.lastSeenAt, record.rotatedAt, record.sentAt],
+      [createdAt, now, now, now, now],
+    );
+    assert.deepEqual([record.idleExpiresAt, record.expiresAt], [now + idle, now + absolute]);
+    const { record: newer } = await insertNew(store, { id: "s2", externalId, tenantId: "one" });
+    assert.equal(newer.createdAt, now);
+    // Lists are ordered by it, from page to page.
+    for (const selection of [
+      { userId: "alice", tenantId: null },
+      { userId: null, tenantId: "one" },
+      { external: { by: "sid", issuer: "former", id: "1" } },
+    ] as const) {
+      const first = await store.list(selection, { cursor: undefined, limit: 1 });
+      const second = await store.list(selection, { cursor: first.cursor, limit: 1 });
+      const ids = [...first.records, ...second.records].map(({ id }) => id);
+      assert.deepEqual(ids, ["s2", "s1"]);
+    }
+    // It stays, and counts as the oldest.
+    assert.equal((await store.refresh(advance(0))).record?.createdAt, createdAt);
+    const limit = { max: 2, overflow: "evict" } as const;
+    const { evicted } = await insertNew(store, { id: "s3", tenantId: "one", limit });
+    assert.deepEqual(evicted, ["s1"]);
+    assert.equal((await store.load("s1")).record?.createdAt, createdAt);
   },
 
   async "insert stores tenant, transport, device and unusual JSON unchanged"({ store }) {

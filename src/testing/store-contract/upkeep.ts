@@ -115,6 +115,15 @@ export const leaseRules: Rules = {
     assert.equal(await store.lease("work", "b", 1000), true);
   },
 
+  async "a lease may last for 400 days"({ store, clock }) {
+    assert.equal(await store.lease("work", "a", 400 * 24 * hour), true);
+    await clock.advance(400 * 24 * hour - 1);
+    await store.prune(10);
+    assert.equal(await store.lease("work", "b", 1000), false);
+    await clock.advance(1);
+    assert.equal(await store.lease("work", "b", 1000), true);
+  },
+
   async "leases with different names are independent"({ store }) {
     assert.equal(await store.lease("work", "a", 1000), true);
     assert.equal(await store.lease("other", "b", 1000), true);
@@ -192,6 +201,20 @@ export const pruneRules: Rules = {
     assert.equal(await store.prune(100), many);
     assert.equal((await store.changes(cursor, 0)).entries.length, many);
     assert.equal((await store.changes(undefined, 90 * hour)).entries.length, many);
+  },
+
+  async "prune drops only leases that have ended"({ store, clock }) {
+    assert.equal(await store.lease("long", "a", hour), true);
+    for (let index = 0; index < 7; index++) {
+      assert.equal(await store.lease(`short-${index}`, "a", 1_000), true);
+    }
+    await clock.advance(999);
+    assert.equal(await store.prune(5), 0);
+    assert.equal(await store.lease("short-0", "b", hour), false);
+    await clock.advance(1);
+    await pruneAll(store, 5);
+    assert.equal(await store.lease("long", "b", hour), false);
+    assert.equal(await store.lease("short-0", "b", hour), true);
   },
 
   async "prune drops the oldest entries first, up to its limit, and returns how many"(fixture) {

@@ -251,7 +251,13 @@ local function prolong(key, id, idle, row, ...)
   end
   redis.call('HSET', key, 'lastSeenAt', text(now), 'idleExpiresAt', text(idleEnd), ...)
   redis.call('PEXPIREAT', key, text(idleEnd + keepEnded))
+  return text(idleEnd)
 end
+local knownOfAdvance = {
+  id = true, generation = true, transport = true, boundKey = true, rootHash = true, salt = true,
+  secretId = true, formerSecretId = true, confirmedAt = true, rotatedAt = true, sentAt = true,
+  prolonged = true, lastSeenAt = true
+}
 local function put(key, field, value)
   if value == '' then redis.call('HDEL', key, field) else redis.call('HSET', key, field, value) end
 end
@@ -563,7 +569,7 @@ return reply
 return answer('')
 `,
   insert: `${sessions}local id, userId, tenantId, replaces = ARGV[1], ARGV[2], optional(ARGV[3]), optional(ARGV[4])
-local key, requires, most = sessionKey(id), optional(ARGV[5]), tonumber(ARGV[10])
+local key, requires, most = sessionKey(id), optional(ARGV[5]), tonumber(ARGV[11])
 if redis.call('EXISTS', key) == 1 then return answer('taken') end
 if requires and not isLive(requires) then return answer('notLive') end
 local counted = most and liveWithin(userId, tenantId) or {}
@@ -577,7 +583,7 @@ for _, other in ipairs(counted) do
   if other ~= replaces and other ~= origin then
     if kept + 1 < most then
       kept = kept + 1
-    elseif ARGV[11] ~= 'evict' then
+    elseif ARGV[12] ~= 'evict' then
       return answer('limit')
     else
       table.insert(evicted, other)
@@ -587,11 +593,12 @@ end
 local time, expiresAt = text(now), now + tonumber(ARGV[7])
 if ARGV[8] ~= '' then expiresAt = math.min(expiresAt, tonumber(ARGV[8])) end
 local idleEnd = math.min(now + tonumber(ARGV[6]), expiresAt)
-for _, external in ipairs(externalKeys(optional(ARGV[12]), optional(ARGV[13]), optional(ARGV[14]))) do
+local createdAt = ARGV[10] ~= '' and ARGV[10] or time
+for _, external in ipairs(externalKeys(optional(ARGV[13]), optional(ARGV[14]), optional(ARGV[15]))) do
   cleanExternal(external)
-  indexExternal(external, id, time, idleEnd)
+  indexExternal(external, id, createdAt, idleEnd)
 end
-index(id, { userId = userId, tenantId = tenantId, createdAt = time, idleEnd = idleEnd })
+index(id, { userId = userId, tenantId = tenantId, createdAt = createdAt, idleEnd = idleEnd })
 if replaces then endIfPending(replaces) end
 local replaced = replaces and endSession(replaces, 'replaced')
 local number = ''
@@ -604,9 +611,9 @@ for oldest = #evicted, 1, -1 do
   table.insert(reply, evicted[oldest])
 end
 redis.call('HSET', key, 'generation', '0', 'claimsVersion', '0', 'version', '0',
-  'rotatedAt', time, 'sentAt', time, 'createdAt', time, 'authTime', ARGV[9] ~= '' and ARGV[9] or time,
+  'rotatedAt', time, 'sentAt', time, 'createdAt', createdAt, 'authTime', ARGV[9] ~= '' and ARGV[9] or time,
   'lastSeenAt', time, 'idleExpiresAt', text(idleEnd), 'expiresAt', text(expiresAt),
-  unpack(ARGV, 15))
+  unpack(ARGV, 16))
 redis.call('PEXPIREAT', key, text(idleEnd + keepEnded))
 for _, field in ipairs(redis.call('HGETALL', key)) do table.insert(reply, field) end
 return reply
@@ -616,20 +623,27 @@ return stored('', sessionKey(ARGV[1]))
 `,
   advance: `${sessions}local key = sessionKey(ARGV[1])
 endIfPending(ARGV[1])
-local row = redis.call('HMGET', key,
-  'generation', 'secretId', 'rootHash', 'transport', 'confirmedAt', 'revokedAt', 'idleExpiresAt',
-  'idleLife', 'expiresAt', 'createdAt', 'externalIssuer', 'externalSid', 'externalSub', 'boundKey')
-if tonumber(row[1] or -1) ~= tonumber(ARGV[2]) or row[2] ~= ARGV[3] or row[3] ~= ARGV[4]
-  or row[4] ~= ARGV[5] or (row[14] or '') ~= ARGV[9] or not row[5] or now - tonumber(row[5]) <= tonumber(ARGV[6])
-  or row[6] or tonumber(row[7]) <= now or tonumber(row[9]) <= now then
-  return stored('', key)
+local fields, row = redis.call('HGETALL', key), {}
+for each = 1, #fields, 2 do row[fields[each]] = fields[each + 1] end
+if tonumber(row.generation or -1) ~= tonumber(ARGV[2]) or row.secretId ~= ARGV[3]
+  or row.rootHash ~= ARGV[4] or row.transport ~= ARGV[5] or (row.boundKey or '') ~= ARGV[9]
+  or not row.confirmedAt or now - tonumber(row.confirmedAt) <= tonumber(ARGV[6])
+  or not isLiveRow(row.revokedAt, row.idleExpiresAt, row.expiresAt) then
+  return { text(now), '', history(), unpack(fields) }
 end
-prolong(key, ARGV[1], math.min(tonumber(ARGV[7]), tonumber(row[8] or ARGV[7])), {
-  row[9], row[10], row[11], row[12], row[13]
-}, 'generation', text(row[1] + 1), 'secretId', ARGV[8], 'formerSecretId', row[2],
+row.idleExpiresAt = prolong(key, ARGV[1], math.min(tonumber(ARGV[7]), tonumber(row.idleLife or ARGV[7])), {
+  row.expiresAt, row.createdAt, row.externalIssuer, row.externalSid, row.externalSub
+}, 'generation', text(row.generation + 1), 'secretId', ARGV[8], 'formerSecretId', row.secretId,
   'rotatedAt', text(now), 'sentAt', text(now))
 redis.call('HDEL', key, 'confirmedAt', 'prolonged', 'salt')
-return stored('advanced', key)
+local reply = { text(now), 'advanced', history() }
+for field, value in pairs(row) do
+  if not knownOfAdvance[field] then
+    reply[#reply + 1] = field
+    reply[#reply + 1] = value
+  end
+end
+return reply
 `,
   refresh: `${sessions}local key = sessionKey(ARGV[1])
 endIfPending(ARGV[1])

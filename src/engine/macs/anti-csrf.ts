@@ -1,5 +1,5 @@
 import { base64Decode, base64Encode } from "@bufbuild/protobuf/wire";
-import type { SecretRing } from "../base/crypto.ts";
+import type { SecretRing } from "../../base/crypto.ts";
 
 /** `secretId.mac`, both base64url. */
 const shape = /^([\w-]{8})\.([\w-]{42}[AEIMQUYcgkosw048])$/;
