@@ -56,6 +56,32 @@ export function createClients(server: DemoServer): readonly [DemoClient, DemoCli
   ];
 }
 
+/** What a thief has who has copied the tokens of a client: them, and any program. */
+export interface Thief {
+  /** A client with session support, and a key of its own. */
+  readonly session: SessionClient;
+  /** Opens a stream with the copied access token, as long as that is valid. */
+  openStream(): AsyncIterable<{ readonly number: number }>;
+}
+
+export function createThief(server: DemoServer, copied: ClientTokens): Thief {
+  const { accessToken } = copied;
+  const transport = createGrpcTransport({ baseUrl: server.http2 });
+  return {
+    session: createBoundClient(server, copied).session,
+    openStream: () =>
+      createClient(NotesService, transport).syncNotes(oneNote(), {
+        headers: { authorization: `Session ${accessToken}` },
+      }),
+  };
+}
+
+/** Sends one note, and then keeps the stream open. */
+async function* oneNote() {
+  yield { note: { text: "written by the thief" } };
+  await new Promise(() => {});
+}
+
 export interface BoundClient extends Pick<DemoClient, "session" | "notes"> {
   readonly tokens: TokenStore;
 }

@@ -112,6 +112,12 @@ function notes(router: ConnectRouter, sessions: Sessions, handled: { count: numb
         yield { note: { text } };
       }
     },
+    async *syncNotes(requests, context) {
+      const notes = notesOf(sessions.require(context).userId);
+      for await (const { note } of requests) {
+        yield { number: notes.push(note?.text ?? "") };
+      }
+    },
   });
 }
 

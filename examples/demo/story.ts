@@ -8,7 +8,13 @@ import {
   Tokens,
 } from "rpc-session/gen/rpcsession/v1/hint_pb.js";
 import { SessionService } from "rpc-session/gen/rpcsession/v1/service_pb.js";
-import { createBoundClient, createClients, type DemoClient, plainClient } from "./clients.ts";
+import {
+  createBoundClient,
+  createClients,
+  createThief,
+  type DemoClient,
+  plainClient,
+} from "./clients.ts";
 import { jarOf, post } from "./raw.ts";
 import {
   claimsOf,
@@ -182,12 +188,24 @@ async function theftEnds({ server, report, overlap }: Story, stolen: string) {
 /** A client binds its session to a key, then a thief copies all of its tokens. */
 async function boundSteps({ server, report }: Story) {
   await report.step("A bound session is stolen", async () => {
+    // 1. The owner signs in, and everything is copied but the key, which cannot be.
     const owner = createBoundClient(server);
     await owner.notes.signIn({ user: "barbara", password });
     const copied = await owner.tokens.load();
-    report.got(`barbara's refresh token ${describeRefreshToken(copied?.refreshToken ?? "")}`);
-    report.sent("Refresh by a second client, with a copy of all tokens and a key of its own");
-    const thief = createBoundClient(server, copied);
+    if (copied === undefined) {
+      throw new Error("expected barbara to hold tokens");
+    }
+    report.got(`barbara's refresh token ${describeRefreshToken(copied.refreshToken ?? "")}`);
+    const thief = createThief(server, copied);
+
+    // 2. A copied access token works until it expires, also for a stream.
+    report.sent("SyncNotes by a second client, with the copied access token");
+    const stream = thief.openStream()[Symbol.asyncIterator]();
+    const first = await stream.next();
+    report.got(`note ${first.value?.number} is stored, and the stream is open`);
+
+    // 3. The copied refresh token does not work at all.
+    report.sent("Refresh by the second client, with the copied tokens and a key of its own");
     const refusal = await refusalOf(thief.session.refresh());
     report.got(describeRefusal(refusal));
     report.check(
@@ -196,8 +214,16 @@ async function boundSteps({ server, report }: Story) {
     );
     const seen = server.events.filter((event) => event.type === "proofRefused");
     report.check("the service receives one event proofRefused", seen.length === 1);
-    await owner.session.refresh();
-    report.check("barbara refreshes, and goes on", owner.session.state.status === "signedIn");
+
+    // 4. So the stream of the thief ends with the access token, and the owner goes on.
+    const end = await refusalOf(stream.next());
+    report.got(describeRefusal(end));
+    report.check(
+      "the stream of the thief ends when the copied access token expires",
+      hintOf(end)?.reason === Reason.TOKEN_EXPIRED,
+    );
+    const { notes } = await owner.notes.listNotes({});
+    report.check("barbara's client refreshes, and goes on", notes.length === 1);
   });
 }
 

@@ -6,7 +6,14 @@ import {
   type Interceptor,
   type Transport,
 } from "@connectrpc/connect";
-import { createSessionClient, memoryTokens, type SessionClient } from "rpc-session/client";
+import {
+  type ClientTokens,
+  createSessionClient,
+  memoryTokens,
+  type SessionClient,
+  type TokenStore,
+} from "rpc-session/client";
+import { dpopKey } from "rpc-session/client/dpop";
 import { SessionService } from "rpc-session/gen/rpcsession/v1/service_pb.js";
 import { Actor, Mood, type Person, PlaygroundService } from "../gen/playground/v1/playground_pb.ts";
 import { Jar } from "./jar.ts";
@@ -21,10 +28,19 @@ interface ThiefParts {
   readonly timeline: Timeline;
 }
 
-/** Somebody who has copied the cookies of a browser, and uses them from a program of his own. */
+/** What a thief has copied, and how it uses that. */
+interface Loot {
+  /** Sends calls as the victim does. */
+  readonly transport: Transport;
+  /** Exchanges the refresh token. */
+  readonly refresh: () => Promise<unknown>;
+}
+
+/** Somebody who has copied the cookies or the tokens of a client, and uses them from a program of his own. */
 export class Thief {
   readonly #parts: ThiefParts;
-  #cookies: Jar | undefined;
+  readonly #stop = new AbortController();
+  #loot: Loot | undefined;
 
   constructor(parts: ThiefParts) {
     this.#parts = parts;
@@ -32,13 +48,26 @@ export class Thief {
 
   /** @param cookieHeader the `Cookie` header of the victim */
   steal(cookieHeader: string): void {
-    this.#cookies = new Jar(Date.now, cookieHeader);
+    const cookies = new Jar(Date.now, cookieHeader);
+    const transport = this.#parts.connect({ interceptors: [this.#withCookies(cookies)] });
+    const refresh = () => createClient(SessionService, transport).refresh({});
+    this.#loot = { transport, refresh };
     this.#tell(Mood.UNSPECIFIED, "I copied both cookies from the victim's computer.");
+  }
+
+  /** @param tokens all tokens of the victim, whose session is bound to a key */
+  stealTokens(tokens: ClientTokens): void {
+    const { connect } = this.#parts;
+    const transport = connect({ interceptors: [withToken(tokens.accessToken)] });
+    // The thief has a key as well, but not the one of the victim.
+    const session = createBoundClient(connect, memoryTokens(tokens));
+    this.#loot = { transport, refresh: () => session.refresh() };
+    this.#tell(Mood.UNSPECIFIED, "I copied all tokens from the phone. I could not copy its key.");
   }
 
   /** Makes an ordinary call as the victim. */
   async call(): Promise<void> {
-    await this.#act("call the service", async (transport) => {
+    await this.#act("call the service", async ({ transport }) => {
       const { greeting } = await createClient(PlaygroundService, transport).greet({});
       return `I called the service with the stolen access token. It says: “${greeting}”`;
     });
@@ -46,20 +75,48 @@ export class Thief {
 
   /** Exchanges the stolen refresh token for new tokens. */
   async refresh(): Promise<void> {
-    await this.#act("refresh the session", async (transport) => {
-      await createClient(SessionService, transport).refresh({});
+    await this.#act("refresh the session", async ({ refresh }) => {
+      await refresh();
       return "I refreshed the session with the stolen token. Now both of us have its successor; the next refresh will show that there are two of us.";
     });
   }
 
-  async #act(what: string, act: (transport: Transport) => Promise<string>): Promise<void> {
-    if (this.#cookies === undefined) {
+  /** Opens a stream as the victim, and stays there for as long as it lasts. */
+  async watch(): Promise<void> {
+    await this.#act("open a stream", async ({ transport }) => {
+      const { signal } = this.#stop;
+      const { stay } = createClient(PlaygroundService, transport);
+      const stream = stay({}, { signal })[Symbol.asyncIterator]();
+      await stream.next();
+      void this.#remain(stream);
+      return "I opened a stream with the stolen access token, and it stays open.";
+    });
+  }
+
+  close(): void {
+    this.#stop.abort();
+  }
+
+  async #remain(stream: AsyncIterator<unknown>): Promise<void> {
+    try {
+      while ((await stream.next()).done !== true) {
+        // The thief reads what the victim could read.
+      }
+    } catch (error) {
+      if (!this.#stop.signal.aborted) {
+        const { code, rawMessage } = ConnectError.from(error);
+        this.#tell(Mood.REFUSED, `My stream was ended: ${Code[code]}: ${rawMessage}.`);
+      }
+    }
+  }
+
+  async #act(what: string, act: (loot: Loot) => Promise<string>): Promise<void> {
+    if (this.#loot === undefined) {
       this.#tell(Mood.UNSPECIFIED, "I have not stolen any cookies yet.");
       return;
     }
-    const transport = this.#parts.connect({ interceptors: [this.#withCookies(this.#cookies)] });
     try {
-      this.#tell(Mood.GOOD, await act(transport));
+      this.#tell(Mood.GOOD, await act(this.#loot));
     } catch (error) {
       const { code, rawMessage } = ConnectError.from(error);
       this.#tell(Mood.REFUSED, `I tried to ${what}: ${Code[code]}: ${rawMessage}.`);
@@ -83,20 +140,44 @@ export class Thief {
   }
 }
 
-/** The second device of a user: a program with rpc-session's own client. */
+/** Sends an access token as the client of a bound session does on ordinary calls. */
+function withToken(accessToken: string): Interceptor {
+  return (next) => (request) => {
+    request.header.set("authorization", `Session ${accessToken}`);
+    return next(request);
+  };
+}
+
+/** Creates a client with a key of its own, to which the sessions that it creates are bound. */
+function createBoundClient(connect: Connect, tokens: TokenStore): SessionClient {
+  let kept: CryptoKeyPair | undefined;
+  // In memory: the phone and the thief are not the browser that they may run in.
+  const key = dpopKey({
+    keys: {
+      load: () => kept,
+      save(pair) {
+        kept ??= pair;
+      },
+    },
+  });
+  return createSessionClient({
+    transport: key.transport(({ interceptors }) => connect({ interceptors })),
+    tokens,
+    refreshTimeout: "3s",
+  });
+}
+
+/** The second device of a user: a program with rpc-session's own client, and a key that stays in it. */
 export class Phone {
   readonly #timeline: Timeline;
+  readonly #tokens = memoryTokens();
   readonly #session: SessionClient;
   readonly #playground: Client<typeof PlaygroundService>;
   readonly #stop = new AbortController();
 
   constructor(connect: Connect, timeline: Timeline) {
     this.#timeline = timeline;
-    this.#session = createSessionClient({
-      transport: ({ interceptors }) => connect({ interceptors }),
-      tokens: memoryTokens(), // not the cookies of the browser that the phone may run in
-      refreshTimeout: "3s",
-    });
+    this.#session = createBoundClient(connect, this.#tokens);
     this.#playground = createClient(PlaygroundService, this.#session.transport);
   }
 
@@ -107,8 +188,16 @@ export class Phone {
   /** Signs in, and keeps a stream open for as long as the session lives. */
   async signIn(person: Person): Promise<void> {
     await this.#playground.signIn({ person });
-    this.#tell(Mood.GOOD, "I am signed in, and I keep a stream open.");
+    this.#tell(
+      Mood.GOOD,
+      "I am signed in, my session is bound to my key, and I keep a stream open.",
+    );
     void this.#watch();
+  }
+
+  /** What somebody finds who copies everything from the phone that can be copied. */
+  async copyTokens(): Promise<ClientTokens | undefined> {
+    return await this.#tokens.load();
   }
 
   /** Signs out every other device of the user. */

@@ -14,7 +14,13 @@ import {
 } from "rpc-session";
 import { SessionService } from "rpc-session/gen/rpcsession/v1/service_pb.js";
 import { createFakeClock, type FakeClock } from "rpc-session/testing";
-import { Actor, Mood, Person, PlaygroundService } from "../gen/playground/v1/playground_pb.ts";
+import {
+  Actor,
+  Deed,
+  Mood,
+  Person,
+  PlaygroundService,
+} from "../gen/playground/v1/playground_pb.ts";
 import { type Connect, Phone, Thief } from "./actors.ts";
 import { Timeline } from "./timeline.ts";
 
@@ -103,6 +109,7 @@ export class Playground {
 
   async close(): Promise<void> {
     this.#stopClock();
+    this.#thief.close();
     for (const phone of this.#phones.values()) {
       phone.close();
     }
@@ -123,6 +130,7 @@ export class Playground {
       },
       greet: (_request, context) => ({ greeting: `Hello, ${sessions.require(context).userId}!` }),
       watchClock: (_request, { signal }) => this.#tick(signal),
+      stay: (_request, { signal }) => this.#tick(signal),
       watchTimeline: ({ after }, { signal }) => timeline.after(after, signal),
 
       expireTokens: () => {
@@ -141,8 +149,15 @@ export class Playground {
         this.#thief.steal(context.values.get(cookieHeader));
         return {};
       },
-      sendThief: async ({ refresh }) => {
-        await (refresh ? this.#thief.refresh() : this.#thief.call());
+      stealPhone: async (_request, context) => {
+        const tokens = await this.#phoneOf(sessions.require(context)).copyTokens();
+        if (tokens !== undefined) {
+          this.#thief.stealTokens(tokens);
+        }
+        return {};
+      },
+      sendThief: async ({ deed }) => {
+        await this.#send(deed);
         return {};
       },
       addPhone: async (_request, context) => {
@@ -156,14 +171,29 @@ export class Playground {
         return {};
       },
       revokeFromPhone: async (_request, context) => {
-        const phone = this.#phones.get(sessions.require(context).userId);
-        if (phone?.isSignedIn !== true) {
-          throw new ConnectError("add a phone first", Code.FailedPrecondition);
-        }
-        await phone.revokeOthers();
+        await this.#phoneOf(sessions.require(context)).revokeOthers();
         return {};
       },
     });
+  }
+
+  #phoneOf({ userId }: { readonly userId: string }): Phone {
+    const phone = this.#phones.get(userId);
+    if (phone?.isSignedIn !== true) {
+      throw new ConnectError("add a phone first", Code.FailedPrecondition);
+    }
+    return phone;
+  }
+
+  #send(deed: Deed): Promise<void> {
+    switch (deed) {
+      case Deed.REFRESH:
+        return this.#thief.refresh();
+      case Deed.WATCH:
+        return this.#thief.watch();
+      default:
+        return this.#thief.call();
+    }
   }
 
   /** Yields the time every second. */
@@ -191,7 +221,7 @@ const people: Readonly<Record<Person, string>> = {
 /** Calls of the page itself; they would only fill the timeline. */
 const quiet = new Set([
   ...["GetSession", "ListSessions", "WatchTimeline", "ExpireTokens", "LoseResponse"],
-  ...["StealCookies", "SendThief", "AddPhone", "RevokeFromPhone"],
+  ...["StealCookies", "StealPhone", "SendThief", "AddPhone", "RevokeFromPhone"],
 ]);
 
 /** A clock that follows the real one, and that can be moved forward. */

@@ -96,6 +96,11 @@ function tell(event: SessionEvent): [Mood, string] | undefined {
         Mood.ALARM,
         `Theft: refresh token number ${event.presented} of session ${short(event.sessionId)} was used again, long after number ${event.generation} replaced it. The session ends for everybody who holds it.`,
       ];
+    case "proofRefused":
+      return [
+        Mood.ALARM,
+        `Theft: the refresh token of session ${short(event.sessionId)} came without a proof by the key that the session is bound to. The refresh is refused, and the session goes on for its owner.`,
+      ];
     case "csrfRefused":
       return [Mood.ALARM, "A request with session cookies from another site was refused."];
     default:

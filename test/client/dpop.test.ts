@@ -372,6 +372,38 @@ describe("the key", () => {
     expect(await second.key.thumbprint()).toBe(await first.key.thumbprint());
   });
 
+  it("feat:S10 is saved before the first sign-in is sent", async () => {
+    const server = await start();
+    let kept: CryptoKeyPair | undefined;
+    const { promise: written, resolve: write } = Promise.withResolvers<void>();
+    const { promise: asked, resolve: ask } = Promise.withResolvers<void>();
+    const keys: DpopKeyStore = {
+      load: () => kept,
+      async save(pair) {
+        ask();
+        await written;
+        kept = pair;
+      },
+    };
+    const { notes, sent } = newClient(server, { keys });
+    const signedIn = notes.signIn({ user: "alice" });
+    await asked;
+    expect(sent).toEqual([]);
+    write();
+    await signedIn;
+    expect(sent).toEqual(["SignIn none proof", "SignIn none proof"]);
+    // One that cannot be saved binds no session: nothing is sent.
+    const full: DpopKeyStore = {
+      load: () => undefined,
+      save: () => Promise.reject(new Error("the disk is full")),
+    };
+    const failing = newClient(server, { keys: full });
+    await expect(failing.notes.signIn({ user: "alice" })).rejects.toMatchObject({
+      code: Code.Unavailable,
+    });
+    expect(failing.sent).toEqual([]);
+  });
+
   it("feat:S10 a store that fails is an outage: the session is kept, and later it works", async () => {
     const server = await start();
     const pair = await crypto.subtle.generateKey({ name: "ECDSA", namedCurve: "P-256" }, false, [

@@ -11,6 +11,9 @@ describe("the model", () => {
     expect(failure).toBeUndefined();
     expect(tally.violations).toEqual(none);
     expect(tally.refreshes).toBeGreaterThan(500);
+    expect(tally.boundRefreshes).toBeGreaterThan(50);
+    expect(tally.newNonces).toBeGreaterThan(50);
+    expect(tally.boundTries).toBeGreaterThan(20);
   });
 
   it("finds no violation in 1,000 steps on SQLite", async () => {
@@ -42,6 +45,7 @@ const seeds: Readonly<Record<string, number>> = {
   sent: 3,
   "revoked-write": 3,
   "confirm-write": 2,
+  "proof-first": 5,
   "store-clock": 1,
 };
 
@@ -55,4 +59,7 @@ const consequences: Readonly<Record<string, string>> = {
   "store-clock": "missed_thefts",
   root: "forged",
   "former-secret": "forged",
+  proof: "bound_thief_refreshes",
+  "proof-demand": "bound_thief_proof_calls",
+  "token-end": "bound_thief_calls_after_expiry",
 };

@@ -113,6 +113,38 @@ describe.skipIf(missing !== "").each([
     expect(errors).toEqual([]);
   });
 
+  test("a stolen session: the thief's refresh is refused, the theft is an event, and its stream ends", async () => {
+    const { page, errors } = await open();
+    await signIn(page, "Ada");
+    await press(page, "Steal this session");
+    await page.getByText("it stays open.").waitFor();
+    await page.getByText("Theft: refresh token number 0").waitFor();
+    await page.getByText("I tried to refresh the session: Unauthenticated").waitFor();
+    await page.getByText("My stream was ended: Unauthenticated").waitFor();
+    await page.getByRole("heading", { name: "Sign in as" }).waitFor();
+    expect(errors).toEqual([]);
+  });
+
+  test("a stolen session that is bound to a key: the thief gets nothing, and the phone goes on", async () => {
+    const { page, errors } = await open();
+    await signIn(page, "Grace");
+    await press(page, "Add a phone");
+    await page.getByText("my session is bound to my key").waitFor();
+    await press(page, "Steal the phone's session");
+    await page.getByText("I could not copy its key.").waitFor();
+    await page.getByText("it stays open.").waitFor();
+    await page.getByText("the session is bound to another key").waitFor();
+    await page
+      .getByText("The refresh is refused, and the session goes on for its owner.")
+      .waitFor();
+    await page.getByText("My stream was ended: Unauthenticated: the access token").waitFor();
+    // The phone refreshes with its key: it can still sign out this device.
+    await press(page, "Phone signs you out");
+    await page.getByText("I signed out 1 other device.").waitFor();
+    await page.getByRole("heading", { name: "Sign in as" }).waitFor();
+    expect(errors).toEqual([]);
+  });
+
   test("a device that is signed out in the list loses its stream at once, and so does this one", async () => {
     const { page, errors } = await open();
     await signIn(page, "Edsger");

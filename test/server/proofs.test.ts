@@ -1,5 +1,7 @@
 import { fromBinary, type JsonValue } from "@bufbuild/protobuf";
 import type { SessionEvent } from "rpc-session";
+import { memoryStore } from "rpc-session/stores/memory";
+import { createFakeClock } from "rpc-session/testing";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { NotesService } from "../../examples/gen/notes/v1/notes_pb.ts";
 import { Action, Reason, RefreshHintSchema, Tokens } from "../../gen/rpcsession/v1/hint_pb.ts";
@@ -314,6 +316,53 @@ describe("a proof for a Connect GET", () => {
     };
     expect((await get("GET")).code).toBe("ok");
     expect(refusalOf(await get("POST"))).toMatchObject({ reason: "PROOF_INVALID" });
+  });
+});
+
+describe("a proof that somebody has copied", () => {
+  it("feat:S6 is worth one use on each other server, for its method and its token alone", async () => {
+    const store = memoryStore();
+    const options = {
+      sessions: {
+        store,
+        clock: createFakeClock(),
+        methods: { "notes.v1.NotesService/AddNote": { proof: "required" } },
+      },
+    } as const;
+    const [first, second] = [await startNotes(options), await startNotes(options)];
+    const wire: Wire = { protocol: "connect-json", http: "h1" };
+    const owner = new Client(first, wire, key);
+    await owner.signIn();
+    const { access } = owner;
+    const dpop = await owner.proof({ htu: urlOf(addNote), accessToken: access });
+    const headers = { authorization: `DPoP ${access}`, dpop };
+    const thief = new Client(second, wire, other);
+    const results: unknown[] = [];
+    for (const { call } of [
+      { call: () => owner.call(addNote, headers, content) },
+      { call: () => owner.call(addNote, headers, content) },
+      { call: () => thief.call(listNotes, headers) },
+      { call: () => thief.call(addNote, headers, content) },
+      { call: () => thief.call(addNote, headers, content) },
+    ]) {
+      results.push(refusalOf(await call()).reason ?? "accepted");
+    }
+    expect(results).toEqual([
+      ...["accepted", "PROOF_INVALID"],
+      // Each process remembers the proofs that it has accepted itself.
+      ...["PROOF_INVALID", "accepted", "PROOF_INVALID"],
+    ]);
+    // A proof of a refresh names no token, so it is worth a refresh on the other server.
+    const message = { refreshToken: owner.refreshToken };
+    const refreshed = { dpop: await owner.proof({ htu: urlOf(refresh) }) };
+    expect((await owner.call(refresh, refreshed, message)).code).toBe("ok");
+    expect((await thief.call(refresh, refreshed, message)).code).toBe("ok");
+    expect(refusalOf(await thief.call(refresh, refreshed, message)).reason).toBe("PROOF_INVALID");
+    // Not for longer than three minutes.
+    const late = { dpop: await owner.proof({ htu: urlOf(refresh) }) };
+    options.sessions.clock.advance("3m");
+    expect(refusalOf(await thief.call(refresh, late, message)).reason).toBe("PROOF_NONCE");
+    await Promise.all([first.close(), second.close()]);
   });
 });
 

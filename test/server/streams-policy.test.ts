@@ -15,6 +15,7 @@ import { Action, Reason } from "../../gen/rpcsession/v1/hint_pb.ts";
 import { SessionService } from "../../gen/rpcsession/v1/service_pb.ts";
 import { listenForTest } from "../helpers/listen.ts";
 import { issue, realm } from "../helpers/presented.ts";
+import { newProofKey } from "../helpers/proofs.ts";
 import type { TestSessionsOptions } from "../helpers/server.ts";
 import {
   type Connections,
@@ -125,6 +126,32 @@ describe("feat:Q2 a stream that ends on revoke", () => {
     expect(stream.run.isOver).toBe(false);
     await stream.revoke();
     await expectEnd(stream, Code.Unauthenticated, Action.SIGN_IN, Reason.SESSION_REVOKED);
+  });
+
+  it("feat:S13 ends with its access token, if its session is bound to a key that the call has not proven", async () => {
+    const world = await start("endOnRevoke");
+    const { server, client } = world;
+    const key = await newProofKey();
+    const { tokens } = await server.sessions.issue({
+      ...{ userId: "alice", transport: "header", boundKey: key.thumbprint },
+    });
+    const { accessToken } = tokens;
+    const stolen = await openStream(server, client, {
+      ...{ kind, headers: { authorization: `Session ${accessToken}` } },
+    });
+    const htu = `${realm}/notes.v1.NotesService/WatchNotes`;
+    const byDpop = async (nonce?: string) => ({
+      authorization: `DPoP ${accessToken}`,
+      dpop: await key.prove({ htu, accessToken, nonce }),
+    });
+    const asked = await openStream(server, client, { kind, headers: await byDpop() }).catch(hintOf);
+    const nonce = asked !== undefined && "proofNonce" in asked ? asked.proofNonce : "";
+    const proven = await openStream(server, client, { kind, headers: await byDpop(nonce) });
+    await pass(world, 121);
+    expect(stolen.run.isOver).toBe(true);
+    await expectEnd(stolen, Code.Unauthenticated, Action.REFRESH, Reason.TOKEN_EXPIRED);
+    // The client that has proven its key keeps its stream.
+    expect(proven.run.isOver).toBe(false);
   });
 
   it("asks the store once per access token lifetime, shortly before the known end", async () => {

@@ -50,7 +50,14 @@ it("finds the logout of a user whose tokens were not stolen and who was not leav
   expect(found([refused], true)).toEqual([]);
 });
 
-const theft: Answer = {
+it("finds the logout of a bound session, but not the request for another proof", () => {
+  const refused = (action: string) =>
+    exchange({ began: 1_000, ended: 1_010, answer: { ...theft, action, reason: "PROOF_INVALID" } });
+  expect(found([refused("SIGN_IN")])).toEqual(["false_logouts"]);
+  expect(found([refused("PROVE")])).toEqual([]);
+});
+
+const theft: Extract<Answer, { kind: "refused" }> = {
   kind: "refused",
   code: "unauthenticated",
   action: "SIGN_IN",

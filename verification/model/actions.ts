@@ -4,7 +4,10 @@ import type { ConfirmStep } from "./use.ts";
 
 /** One step of a schedule. Indexes beyond the end of a list wrap around. */
 export type Action =
-  /** A tab signs in, sends a refresh or uses its access token. Jar 2 belongs to the thief. */
+  /**
+   * A tab signs in, sends a refresh or uses its access token. Jar 2 belongs to the thief. Tab 2 also calls
+   * a method that needs a proof, if its session is bound to a key.
+   */
   | {
       readonly do: "call";
       readonly jar: number;
@@ -66,6 +69,12 @@ export interface Schedule {
   /** How far ahead the wall clocks of the two servers start, in milliseconds. */
   readonly ahead: readonly [number, number];
   readonly actions: readonly Action[];
+  /** Whether the sessions of the device are bound to its key. */
+  readonly bound: boolean;
+  /** Whether the store was restored to a state from before they were bound. */
+  readonly restored: boolean;
+  /** How far ahead the clock of the device is, in milliseconds. */
+  readonly deviceAhead: number;
 }
 
 const s = 1_000;
@@ -142,6 +151,10 @@ export function schedules(steps: number): fc.Arbitrary<Schedule> {
       thief: fc.boolean(),
       ahead: fc.tuple(ahead, ahead),
       actions: fc.array(action, { maxLength: steps, size: "max" }),
+      // Last, so that the schedules of a seed stay the same.
+      bound: fc.boolean(),
+      restored: fc.boolean(),
+      deviceAhead: fc.integer({ min: -24 * hour, max: 24 * hour }),
     }),
   );
 }

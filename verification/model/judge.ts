@@ -2,6 +2,7 @@ import { SessionError } from "../../src/base/errors.ts";
 import { parseRefreshToken } from "../../src/engine/refresh/format.ts";
 import type { Refreshed } from "../../src/engine/refresh/refresh.ts";
 import type { Task } from "./gates.ts";
+import type { Tokens } from "./jar.ts";
 import { mayBeExpired, mustBeTheft, type SessionLedger, times } from "./ledger.ts";
 import type { ViolationKind } from "./tally.ts";
 
@@ -15,17 +16,24 @@ export interface Case {
   readonly ledger: SessionLedger;
   readonly task: Task;
   readonly presented: number;
+  /** Whether the session is bound to a key that the request has not proven. */
+  readonly isUnproven: boolean;
   /** The ledger when the request reached the server. */
   readonly mustBeTheft: boolean;
   readonly wasEnded: boolean;
 }
 
 /** Records the facts of a refresh that reaches a server now. */
-export function openCase(ledger: SessionLedger, presented: number, task: Task, now: number): Case {
+export function openCase(
+  { ledger, generation: presented }: Tokens,
+  task: Task,
+  { now, provenKey }: { readonly now: number; readonly provenKey: string | undefined },
+): Case {
   return {
     ledger,
     task,
     presented,
+    isUnproven: ledger.boundKey !== null && ledger.boundKey !== provenKey,
     mustBeTheft: mustBeTheft(ledger, presented, now),
     wasEnded: ledger.acknowledged,
   };
@@ -43,6 +51,9 @@ export function judge(given: Case, outcome: Outcome, now: number, violate: Viola
 function judgeSuccess(given: Case, refreshed: Refreshed, now: number, violate: Violate): void {
   const { ledger, presented } = given;
   const { access, refreshToken } = refreshed;
+  if (given.isUnproven) {
+    violate("bound_thief_refreshes", `generation ${presented} was accepted without the key`);
+  }
   // Check both times: a store that was restored in between has lost the evidence of the theft.
   if (given.mustBeTheft && mustBeTheft(ledger, presented, now)) {
     violate(
@@ -73,7 +84,7 @@ function judgeSuccess(given: Case, refreshed: Refreshed, now: number, violate: V
 }
 
 function judgeError(
-  { ledger, task, presented }: Case,
+  { ledger, task, presented, isUnproven }: Case,
   error: unknown,
   now: number,
   violate: Violate,
@@ -89,6 +100,7 @@ function judgeError(
     return;
   }
   const expected =
+    (isUnproven && (reason === "PROOF_REQUIRED" || reason === "PROOF_INVALID")) ||
     (reason === "TOKEN_THEFT" && ledger.stolen) ||
     // Once the salt is gone, only the last token of format 1 is proven; see "Format 1" in the design.
     (reason === "TOKEN_INVALID" && ledger.stolen && isSalted(ledger, presented)) ||

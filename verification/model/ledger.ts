@@ -9,6 +9,8 @@ export const times = readLifetimes({}, {});
 /** An observer's record of a session: its writes, uses and responses, with their times. */
 export interface SessionLedger {
   readonly id: string;
+  /** The thumbprint of the key that it is bound to; null for none. */
+  readonly boundKey: string | null;
   generation: number;
   /** When the refresh token of the current generation was last sent; it settles from then on. */
   sentAt: number;
@@ -44,10 +46,15 @@ export class Ledgers {
     this.#violate = violate;
   }
 
-  open({ id, idleExpiresAt, expiresAt }: SessionRecord, token: string): SessionLedger {
+  open(
+    { id, idleExpiresAt, expiresAt }: SessionRecord,
+    token: string,
+    boundKey: string | null,
+  ): SessionLedger {
     const { now } = this.#time;
     const ledger: SessionLedger = {
       id,
+      boundKey,
       generation: 0,
       sentAt: now,
       prolonged: 0,

@@ -1,4 +1,6 @@
+import { SessionError } from "../../src/base/errors.ts";
 import type { Engine } from "../../src/engine/engine.ts";
+import type { Proven, SentProof } from "./bound.ts";
 import { Task } from "./gates.ts";
 import type { Jar, Tokens } from "./jar.ts";
 import { judge, type Outcome, openCase } from "./judge.ts";
@@ -14,6 +16,12 @@ interface Flight {
   readonly epoch: number;
   readonly tokens: Tokens;
   readonly deadline: number;
+  /** The proof of the key; undefined where none is needed, or the thief has none. */
+  readonly proof: SentProof | undefined;
+  /** Whether the client has sent it again with a new nonce. */
+  readonly isAgain: boolean;
+  /** The nonce of the response. */
+  nonce?: Extract<Proven, { provenKey: unknown }>["nonce"];
   /** Set once the tab has the response of another copy of the request. */
   ignored?: true;
   /** Set once it has reached a server. */
@@ -40,9 +48,10 @@ export class Network {
     return this.#flights.some((one) => one.jar === jar && one.tab === tab && !one.ignored);
   }
 
-  send(jar: Jar, tab: number, tokens: Tokens): void {
+  async send(jar: Jar, tab: number, tokens: Tokens, isAgain = false): Promise<void> {
     const deadline = this.#world.time.now + clientTimeout;
-    this.#flights.push({ jar, tab, epoch: jar.epoch, tokens, deadline });
+    const proof = await this.#world.keys.proveRefresh(jar, tab, tokens);
+    this.#flights.push({ jar, tab, epoch: jar.epoch, tokens, deadline, proof, isAgain });
   }
 
   double(which: number): void {
@@ -59,10 +68,10 @@ export class Network {
     }
   }
 
-  arrive(which: number): void {
+  async arrive(which: number): Promise<void> {
     const flight = pick(this.#flights.filter(isBack), which);
     if (flight !== undefined) {
-      this.#land(flight);
+      await this.#land(flight);
     }
   }
 
@@ -77,7 +86,7 @@ export class Network {
     }
     await this.#finish(flight);
     if (isBack(flight)) {
-      this.#land(flight);
+      await this.#land(flight);
     }
   }
 
@@ -112,16 +121,25 @@ export class Network {
 
   async #reach(flight: Flight, engine: Engine): Promise<void> {
     const world = this.#world;
-    const { ledger, generation, refresh: token } = flight.tokens;
+    const { ledger, refresh: token } = flight.tokens;
     const { transport } = flight.tokens.access.claims;
     const task = new Task();
     flight.task = task;
-    if (flight.jar === world.jars[2]) {
+    if (flight.jar === world.jars[2] && ledger.boundKey === null) {
       world.thieves.used(ledger);
     }
-    const opened = openCase(ledger, generation, task, world.time.now);
+    const proven = await world.keys.check(engine, flight.jar, flight.proof);
+    if ("error" in proven) {
+      flight.outcome = proven;
+      task.finish();
+      return;
+    }
+    const { provenKey } = proven;
+    flight.nonce = proven.nonce;
+    const opened = openCase(flight.tokens, task, { now: world.time.now, provenKey });
+    world.tally.boundTries += opened.isUnproven ? 1 : 0;
     await world.run(task, async () => {
-      const outcome: Outcome = await engine.refresher.refresh({ token, transport }).then(
+      const outcome: Outcome = await engine.refresher.refresh({ token, transport, provenKey }).then(
         (refreshed) => ({ refreshed }),
         (error: unknown) => ({ error }),
       );
@@ -131,15 +149,20 @@ export class Network {
     });
   }
 
-  #land(flight: Flight): void {
-    const { jar, tab, epoch, outcome, ignored } = flight;
+  async #land(flight: Flight): Promise<void> {
+    const { jar, tab, epoch, tokens, outcome, ignored } = flight;
     this.#flights = this.#flights.filter((one) => one !== flight);
     if (outcome !== undefined && epoch === jar.epoch && !ignored) {
       // The tab takes the first response; copies of its request are still under way.
       for (const copy of this.#flights.filter((one) => one.jar === jar && one.tab === tab)) {
         copy.ignored = true;
       }
+      this.#world.keys.learn(jar, flight.nonce);
       this.#world.receive(jar, outcome);
+      if (asksForNonce(outcome) && !flight.isAgain) {
+        this.#world.tally.newNonces += 1;
+        await this.send(jar, tab, tokens, true);
+      }
     }
   }
 }
@@ -147,6 +170,14 @@ export class Network {
 /** Returns one element of a list; undefined if the list is empty. */
 export function pick<T>(list: readonly T[], which: number): T | undefined {
   return list[which % Math.max(1, list.length)];
+}
+
+function asksForNonce(outcome: Outcome): boolean {
+  return (
+    "error" in outcome &&
+    outcome.error instanceof SessionError &&
+    outcome.error.reason === "PROOF_NONCE"
+  );
 }
 
 function isGoing({ task }: Flight): boolean {

@@ -83,8 +83,11 @@ async function call(world: World, action: Call): Promise<void> {
     return;
   }
   const refreshAt = tokens.at + tokens.access.expiresIn * early;
+  if (tokens.ledger.boundKey !== null) {
+    await callBound(world, jar, action);
+  }
   if (action.eager || world.time.now >= refreshAt) {
-    world.network.send(jar, action.tab, tokens);
+    await world.network.send(jar, action.tab, tokens);
     if (action.through) {
       // The newest one comes last.
       await world.network.rush(-1, engineOf(world, action.engine));
@@ -94,7 +97,22 @@ async function call(world: World, action: Call): Promise<void> {
   }
 }
 
+/** The calls of a bound session that have a proof, and those of a thief whose token is over. */
+async function callBound(world: World, jar: Jar, { tab, engine }: Call): Promise<void> {
+  const { tokens } = jar;
+  if (tokens === undefined) {
+    return;
+  }
+  if (jar === world.jars[2]) {
+    await world.keys.callLate(engineOf(world, engine), tokens);
+  }
+  if (tab === 2) {
+    await world.keys.callProven(engineOf(world, engine), jar, tokens);
+  }
+}
+
 async function signIn(world: World, jar: Jar, engine: Engine): Promise<void> {
+  const boundKey = world.keys.keyOf(jar);
   const created = await engine.creator.create({
     userId: jar.name,
     tenantId: null,
@@ -103,8 +121,9 @@ async function signIn(world: World, jar: Jar, engine: Engine): Promise<void> {
     device: {},
     transport: jar.transport,
     replaces: null,
+    boundKey,
   });
-  const ledger = world.ledgers.open(created.record, created.refreshToken);
+  const ledger = world.ledgers.open(created.record, created.refreshToken, boundKey);
   jar.begin(tokensOf(created, ledger, world.time.now));
 }
 

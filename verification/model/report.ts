@@ -12,6 +12,7 @@ export function summary(tally: Tally, tookMs: number): string {
     `${refreshes} refreshes, ${recovered} of them recovered after a lost response; ${lost} messages lost`,
     `${crashes} crashes, ${outages} store outages, ${revokes} revocations, ${rollbacks} restores of an older store`,
     `${tally.forged} tokens made with a leaked secret, a copy of the store or both`,
+    `${tally.boundRefreshes} refreshes of bound sessions, ${tally.newNonces} sent again with a new nonce; ${tally.boundTries} attempts of thieves without the key`,
     `${tally.orphans} uses of access tokens whose signing key had already been removed`,
     `${tally.thieves} thieves, ${tally.foundAfter.length} detected: half of them within ${tally.quantile(0.5)} access token lifetimes of their first refresh,`,
     `  p90 ${tally.quantile(0.9)}, p99 ${tally.quantile(0.99)}, maximum ${tally.quantile(1)}`,

@@ -1,6 +1,8 @@
 import { randomId } from "../../src/base/crypto.ts";
 import type { Engine } from "../../src/engine/engine.ts";
 import type { Lifetimes } from "../../src/engine/lifetimes.ts";
+import { parseRefreshToken } from "../../src/engine/refresh/format.ts";
+import type { Refreshed } from "../../src/engine/refresh/refresh.ts";
 import { decideRefresh, type RefreshRule } from "../../src/engine/refresh/rule.ts";
 import type { EndedEntry, SessionStore } from "../../src/engine/store.ts";
 import type { Skew } from "./clock.ts";
@@ -16,6 +18,12 @@ export interface Removal {
   readonly nodeClock?: true;
   /** Whether a use confirms its generation whatever refresh cookie is beside it. */
   readonly anyReceipt?: true;
+  /** Whether no method asks for a proof. */
+  readonly noDemand?: true;
+  /** Whether proofs have no nonces, so that the time of the client counts. */
+  readonly noNonces?: true;
+  /** Whether access tokens are verified at the time of their issue. */
+  readonly noEnd?: true;
   /** Changes every engine. */
   readonly engine?: (engine: Engine) => void;
   /** Replaces the store of all servers. */
@@ -103,6 +111,18 @@ export const removals: Readonly<Record<string, Removal>> = {
     rule: "only the secrets that the row names have signed its last two generations",
     engine: trustAnySecret,
   },
+  proof: { rule: "a bound session refreshes only with a proof by its key", engine: believeKey },
+  "proof-first": {
+    rule: "equal refreshes share an answer only if they have proven the same key",
+    engine: shareByToken,
+  },
+  "token-key": {
+    rule: "a refresh token carries the key under its MAC, for a row from before the binding",
+    engine: forgetKey,
+  },
+  "proof-demand": { rule: "a method that needs a proof refuses calls without one", noDemand: true },
+  nonces: { rule: "a proof is fresh by its nonce, not by the clock of the client", noNonces: true },
+  "token-end": { rule: "an access token is refused after its end", noEnd: true },
   "store-clock": { rule: "the store's clock decides, not the server's", nodeClock: true },
 };
 
@@ -205,6 +225,39 @@ function trustAnySecret({ refreshTokens }: Engine): void {
     const record = stored.record && { ...stored.record, secretId, formerSecretId: null };
     const proven = await prove(checked, { ...stored, record });
     return stored.record === undefined ? proven : { ...proven, record: stored.record };
+  };
+}
+
+/** Takes the key that a token names for the one that its request has proven. */
+function believeKey({ refresher }: Engine): void {
+  const refresh = refresher.refresh.bind(refresher);
+  refresher.refresh = (presented) => {
+    const parsed = parseRefreshToken(presented.token);
+    const named = parsed?.format === 2 ? (parsed.boundKey ?? undefined) : undefined;
+    return refresh({ ...presented, provenKey: named });
+  };
+}
+
+/** Shares the answer of a running refresh with every request that presents the same token. */
+function shareByToken({ refresher }: Engine): void {
+  const refresh = refresher.refresh.bind(refresher);
+  const running = new Map<string, Promise<Refreshed>>();
+  refresher.refresh = (presented) => {
+    const { token } = presented;
+    const answer = running.get(token) ?? refresh(presented);
+    running.set(token, answer);
+    const forget = () => running.delete(token);
+    answer.then(forget, forget);
+    return answer;
+  };
+}
+
+/** Knows only the key of the row. */
+function forgetKey({ refreshTokens }: Engine): void {
+  const prove = refreshTokens.prove.bind(refreshTokens);
+  refreshTokens.prove = async (checked, found) => {
+    const proven = await prove(checked, found);
+    return { ...proven, boundKey: proven.record.boundKey };
   };
 }
 

@@ -7,6 +7,9 @@ export const violationKinds = [
   "out_of_bounds",
   "double_thefts",
   "forged",
+  "bound_thief_refreshes",
+  "bound_thief_calls_after_expiry",
+  "bound_thief_proof_calls",
   "unexplained",
 ] as const;
 export type ViolationKind = (typeof violationKinds)[number];
@@ -24,6 +27,12 @@ export class Tally {
   rollbacks = 0;
   /** Tokens that somebody made with a leaked secret. */
   forged = 0;
+  /** Refreshes of bound sessions by their owner. */
+  boundRefreshes = 0;
+  /** What a thief without the key of a bound session has tried: refreshes, late calls, and calls with a proof. */
+  boundTries = 0;
+  /** Refreshes that were sent again, because their nonce had run out. */
+  newNonces = 0;
   /** Uses of unexpired access tokens whose key the servers had removed. */
   orphans = 0;
   readonly violations: Record<ViolationKind, number> = {
@@ -34,6 +43,9 @@ export class Tally {
     out_of_bounds: 0,
     double_thefts: 0,
     forged: 0,
+    bound_thief_refreshes: 0,
+    bound_thief_calls_after_expiry: 0,
+    bound_thief_proof_calls: 0,
     unexplained: 0,
   };
   /** How long each detected thief had used the session, in access token lifetimes. */

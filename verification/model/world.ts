@@ -3,6 +3,7 @@ import type { SessionEvent } from "../../src/base/events.ts";
 import { Engine } from "../../src/engine/engine.ts";
 import type { SessionStore, TokenFormat } from "../../src/engine/store.ts";
 import type { Schedule } from "./actions.ts";
+import { Keys, restoredBeforeBinding } from "./bound.ts";
 import { type Skew, WorldTime } from "./clock.ts";
 import { issuer, secrets } from "./forger.ts";
 import { Gates, type Task } from "./gates.ts";
@@ -36,6 +37,7 @@ export class World {
   readonly ledgers: Ledgers;
   readonly network: Network;
   readonly thieves: Thieves;
+  readonly keys: Keys;
   /** The wall clocks of the servers. */
   readonly skews: readonly Skew[];
   /** The jars of the two browsers and of the thief. */
@@ -58,16 +60,18 @@ export class World {
     this.ledgers = new Ledgers(this.time, this.violate);
     this.ledgers.formatsDiffer = new Set(options.formats).size > 1;
     this.network = new Network(this);
+    this.keys = new Keys(this);
     this.thieves = new Thieves(options.tally);
     this.ledgers.onEnd = (ledger) => this.thieves.sessionEnded(ledger);
   }
 
   async open(): Promise<void> {
-    const { removal, store, formats } = this.options;
+    const { removal, store, formats, schedule } = this.options;
     // Open the store first: it takes its clock from the first opener, and this clock is correct.
     const storeClock: Skew = { ahead: 0 };
     await store.open({ clock: this.time.view(storeClock) });
-    const shared = removal?.store?.(store) ?? store;
+    const rows = schedule.bound && schedule.restored ? restoredBeforeBinding(store) : store;
+    const shared = removal?.store?.(rows) ?? rows;
     const engines: Engine[] = [];
     for (const skew of this.skews) {
       const clock = this.time.view(skew);
@@ -87,6 +91,7 @@ export class World {
       engines.push(engine);
     }
     this.engines = engines;
+    await this.keys.open(engines);
   }
 
   async close(): Promise<void> {
@@ -130,6 +135,7 @@ export class World {
   note(outcome: Outcome): void {
     if ("refreshed" in outcome) {
       this.tally.refreshes += 1;
+      this.tally.boundRefreshes += outcome.refreshed.record.boundKey === null ? 0 : 1;
     }
   }
 
@@ -138,6 +144,15 @@ export class World {
     if ("refreshed" in outcome) {
       jar.receive(outcome.refreshed, this.time.now, this.cutsCookies);
     } else if (outcome.error instanceof SessionError && outcome.error.kind === "unauthorized") {
+      this.#refused(jar, outcome.error);
+    }
+  }
+
+  /** The client drops its tokens, unless it can go on with another proof. A thief never gives up. */
+  #refused(jar: Jar, error: SessionError): void {
+    const isAboutProof = error.reason.startsWith("PROOF_");
+    this.keys.learnFrom(jar, error);
+    if (!isAboutProof || (jar !== this.jars[2] && error.proofNonce === undefined)) {
       jar.clear();
     }
   }
@@ -146,7 +161,8 @@ export class World {
   steal(from: Jar, thief: Jar): void {
     const { tokens } = from;
     if (tokens !== undefined && this.options.schedule.thief) {
-      tokens.ledger.stolen = true;
+      // Whoever has only the tokens of a bound session cannot end it.
+      tokens.ledger.stolen ||= tokens.ledger.boundKey === null;
       thief.begin(tokens);
     }
   }

@@ -7,14 +7,22 @@ import {
   type Transport,
 } from "@connectrpc/connect";
 import { createConnectTransport } from "@connectrpc/connect-node";
-import { createSessionClient, memoryTokens, type TransportParts } from "rpc-session/client";
+import {
+  createSessionClient,
+  memoryTokens,
+  type TokenStore,
+  type TransportParts,
+} from "rpc-session/client";
+import { type DpopKey, dpopKey } from "rpc-session/client/dpop";
 import { NotesService } from "../../examples/gen/notes/v1/notes_pb.ts";
 import { RefreshHintSchema } from "../../gen/rpcsession/v1/hint_pb.ts";
 import { SessionService } from "../../gen/rpcsession/v1/service_pb.ts";
+import { systemClock } from "../../src/base/clock.ts";
 import { decodeNotice, header } from "../../src/base/wire.ts";
+import { robBound } from "./bound.ts";
 import { namesOf } from "./hint.ts";
 import { type Answer, type Exchange, secretOf, sessionOf } from "./history.ts";
-import { times } from "./options.ts";
+import { issuer, times } from "./options.ts";
 import type { Random } from "./random.ts";
 import { sleep } from "./windows.ts";
 import { isOver, someServer, type World } from "./world.ts";
@@ -26,12 +34,37 @@ interface App {
 }
 
 /** A user of the real client who signs in again and again, until the run is over. */
-export async function runApp(world: World, user: string, random: Random): Promise<void> {
+export function runApp(world: World, user: string, random: Random): Promise<void> {
+  return runClient(world, { user, random, tokens: memoryTokens(), key: undefined });
+}
+
+/** The same with sessions that are bound to a key, by a clock that is wrong. Thieves copy the tokens. */
+export async function runBoundApp(world: World, user: string, random: Random): Promise<void> {
+  const tokens = memoryTokens();
+  const ahead = random.between(-86_400_000, 86_400_000);
+  const clock = { ...systemClock, now: () => systemClock.now() + ahead };
+  const key = dpopKey({ url: issuer, clock });
+  await Promise.all([
+    runClient(world, { user, random, tokens, key }),
+    robBound(world, async () => await tokens.load(), random.fork("thief")),
+  ]);
+}
+
+interface AppParts {
+  readonly user: string;
+  readonly random: Random;
+  readonly tokens: TokenStore;
+  /** The key of a bound session. */
+  readonly key: DpopKey | undefined;
+}
+
+async function runClient(world: World, { user, random, tokens, key }: AppParts): Promise<void> {
   const app: App = { held: "" };
+  const create = (parts: TransportParts): Transport => balanced(world, { parts, app, random });
   const session = createSessionClient({
     refreshTimeout: `${times.clientTimeout}ms`,
-    tokens: memoryTokens(),
-    transport: (parts) => balanced(world, { parts, app, random }),
+    tokens,
+    transport: key?.transport(create) ?? create,
   });
   const notes = createClient(NotesService, session.transport);
   // Continue after an outage; the recorder has the details.
@@ -44,6 +77,9 @@ export async function runApp(world: World, user: string, random: Random): Promis
       return attempt(notes.listNotes({}, { timeoutMs: 2_000 }));
     });
     await Promise.all(calls);
+    if (key !== undefined && session.state.status === "signedIn") {
+      await attempt(notes.addNote({ note: { text: user } }, { timeoutMs: 2_000 }));
+    }
     if (random.chance(0.2)) {
       await attempt(session.refresh());
     }
@@ -164,10 +200,13 @@ function failureOf(error: unknown, signal: AbortSignal): Answer {
     const why = late || failed.code === Code.Canceled ? "gaveUp" : "broken";
     return { kind: "unheard", why, message: failed.message };
   }
+  // A nonce asks for another proof. The session goes on.
+  const asksForProof = hint.proofNonce === "" ? {} : { action: "PROVE" };
   return {
     kind: "refused",
     code: (Code[failed.code] ?? "").toLowerCase(),
     ...namesOf(hint),
+    ...asksForProof,
     message: failed.rawMessage,
   };
 }

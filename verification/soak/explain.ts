@@ -42,7 +42,7 @@ function isExplained(exchange: Exchange, causes: Causes): boolean {
   if (answer.action === "RETRY_LATER") {
     return outage || isOfSecretRollOut(exchange, causes);
   }
-  return answer.action === "REFRESH" && isExpired(exchange);
+  return answer.action === "PROVE" || (answer.action === "REFRESH" && isExpired(exchange));
 }
 
 /** Tokens of a removed secret, or a key so new that other servers look it up only every 5 seconds. */

@@ -69,6 +69,11 @@ export function generationOf(token: string): number {
   return Number(token.split(".")[2] ?? -1);
 }
 
+/** Whether a refresh token carries the key of its session (`v.sid.gen.2.root.key.mac`). */
+export function isBound(token: string): boolean {
+  return token.split(".").length === 7;
+}
+
 /** Returns the id of the secret of a refresh token. */
 export function secretOf(token: string): string {
   return token.split(".")[0] ?? "";

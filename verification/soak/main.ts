@@ -5,7 +5,8 @@
 // was broken. All traffic stays on this machine.
 import { randomBytes } from "node:crypto";
 import { readOrExplain } from "../../tools/usage.ts";
-import { runApp } from "./apps.ts";
+import { runApp, runBoundApp } from "./apps.ts";
+import { BoundThieves } from "./bound.ts";
 import { browse } from "./browsers.ts";
 import type { Causes } from "./explain.ts";
 import { createHistory, type History, secretOf } from "./history.ts";
@@ -21,6 +22,8 @@ import type { World } from "./world.ts";
 const browsers = 20;
 const robbedBrowsers = 6;
 const apps = 5;
+/** Older versions know nothing of bound sessions. */
+const boundApps = 5;
 /** Milliseconds for which a fault of the store may have effects after it has ended. */
 const storeGrace = 1_500;
 
@@ -51,7 +54,8 @@ async function soak(options: SoakOptions): Promise<number> {
     now,
   });
   const until = now() + options.seconds * 1_000;
-  const world: World = { history, servers, until, retired: undefined };
+  const thieves = new BoundThieves();
+  const world: World = { history, servers, thieves, until, retired: undefined };
   const storeDown = createWindows(now, storeGrace);
   const rollingOut = createWindows(now, storeGrace);
   const [, , dropped] = await Promise.all([
@@ -61,6 +65,7 @@ async function soak(options: SoakOptions): Promise<number> {
       ? rollOut(world, { secrets: [old, next], windows: rollingOut, seconds: options.seconds })
       : upgradeAndRollBack(world, options.seconds),
     ...runClients(world, random),
+    ...runBound(world, random, options.older === undefined ? boundApps : 0),
   ]);
   // Requests that their clients gave up are observed until they end.
   await sleep(1_000);
@@ -69,11 +74,19 @@ async function soak(options: SoakOptions): Promise<number> {
   await sleep(200);
   await store.stop();
   const causes: Causes = { store: storeDown, servers, dropped, rollOut: rollingOut };
-  const summary = judge(history, causes, options);
+  const summary = judge(history, causes, { ...options, thieves });
   console.error(about(history, causes));
   console.log(JSON.stringify(summary));
   const { false_logouts, missed_thefts, resurrected, forks, errors_unexplained } = summary;
-  return false_logouts + missed_thefts + resurrected + forks + errors_unexplained === 0 ? 0 : 1;
+  const got = thieves.refreshes + thieves.callsAfterExpiry + thieves.proofCalls;
+  const broken = false_logouts + missed_thefts + resurrected + forks + errors_unexplained + got;
+  return broken === 0 ? 0 : 1;
+}
+
+function runBound(world: World, random: Random, count: number): Promise<void>[] {
+  return Array.from({ length: count }, (_, i) =>
+    runBoundApp(world, `bound ${i}`, random.fork(`bound ${i}`)),
+  );
 }
 
 function runClients(world: World, random: Random): Promise<void>[] {

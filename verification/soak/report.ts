@@ -1,6 +1,7 @@
+import type { BoundThieves } from "./bound.ts";
 import { checkSession, groupBySession, seconds, type Violation } from "./check.ts";
 import { type Causes, unexplained } from "./explain.ts";
-import { type Exchange, generationOf, type History } from "./history.ts";
+import { type Exchange, generationOf, type History, isBound } from "./history.ts";
 import { type SoakOptions, times } from "./options.ts";
 import { observedFor } from "./raw.ts";
 import type { TimedReport } from "./servers.ts";
@@ -16,6 +17,13 @@ export interface Summary {
   readonly resurrected: number;
   readonly forks: number;
   readonly errors_unexplained: number;
+  /** Refreshes of bound sessions by their owners. */
+  readonly bound_refreshes: number;
+  /** What thieves without the key of a bound session have tried. */
+  readonly bound_thief_tries: number;
+  readonly bound_thief_refreshes: number;
+  readonly bound_thief_calls_after_expiry: number;
+  readonly bound_thief_proof_calls: number;
   readonly seed: number;
   /** Sessions that ended because of a request that was decided after the overlap; see `isLate`. */
   readonly late_decisions: number;
@@ -27,7 +35,11 @@ const printedMax = 5;
 const exchangesMax = 30;
 
 /** Checks a run and prints its violations. */
-export function judge(history: History, causes: Causes, { seed }: SoakOptions): Summary {
+export function judge(
+  history: History,
+  causes: Causes,
+  { seed, thieves }: SoakOptions & { readonly thieves: BoundThieves },
+): Summary {
   const sessions = groupBySession(history);
   let lateDecisions = 0;
   const violations = [...sessions].flatMap(([session, exchanges]) => {
@@ -57,6 +69,12 @@ export function judge(history: History, causes: Causes, { seed }: SoakOptions): 
     resurrected: count("resurrected"),
     forks: count("forks"),
     errors_unexplained: count("errors_unexplained"),
+    bound_refreshes: refreshes.filter(({ answer, token }) => answer.kind === "ok" && isBound(token))
+      .length,
+    bound_thief_tries: thieves.tries,
+    bound_thief_refreshes: thieves.refreshes,
+    bound_thief_calls_after_expiry: thieves.callsAfterExpiry,
+    bound_thief_proof_calls: thieves.proofCalls,
     seed,
     late_decisions: lateDecisions,
   };

@@ -42,6 +42,7 @@ async function start(config: ServerConfig): Promise<void> {
     store: await openStore(config),
     secret: config.secrets,
     public: [NotesService.method.signIn],
+    methods: { "notes.v1.NotesService/AddNote": { proof: "required" } },
     lifetimes: { access: `${times.access}ms` },
     refresh: {
       overlap: `${times.overlap}ms`,
@@ -113,6 +114,7 @@ function notes(router: ConnectRouter, sessions: Sessions): void {
       await sessions.require(context).revoke();
       return {};
     },
+    addNote: () => ({}),
     listNotes: (_request, context) => ({ notes: [{ text: sessions.require(context).userId }] }),
   });
 }

@@ -1,3 +1,4 @@
+import type { BoundThieves } from "./bound.ts";
 import type { History } from "./history.ts";
 import type { Random } from "./random.ts";
 import type { Servers } from "./servers.ts";
@@ -6,6 +7,7 @@ import type { Servers } from "./servers.ts";
 export interface World {
   readonly history: History;
   readonly servers: Servers;
+  readonly thieves: BoundThieves;
   /** When clients stop, on the clock of the history. */
   readonly until: number;
   /** The id of the secret that is about to be removed; clients with its tokens sign out. */

@@ -1,5 +1,6 @@
 import { ConnectError } from "@connectrpc/connect";
 import { type ReactNode, useState } from "react";
+import { Deed } from "../../gen/playground/v1/playground_pb.ts";
 import { playground, session } from "./session.ts";
 
 interface Experiment {
@@ -48,8 +49,16 @@ const experiments: readonly Experiment[] = [
       {
         label: "Thief refreshes",
         always: true,
-        run: () => playground.sendThief({ refresh: true }),
+        run: () => playground.sendThief({ deed: Deed.REFRESH }),
       },
+    ],
+  },
+  {
+    title: "Steal a session",
+    text: "A second client with a copy of everything opens a stream, and refreshes. This session has no key: reuse of its token gives the thief away, and it ends for both. The phone's session is bound to a key: the refresh is refused at once, and the phone goes on.",
+    steps: [
+      { label: "Steal this session", run: stealThisSession },
+      { label: "Steal the phone's session", run: stealThePhone },
     ],
   },
   {
@@ -61,6 +70,29 @@ const experiments: readonly Experiment[] = [
     ],
   },
 ];
+
+/** The thief opens a stream. This page goes on until the copied refresh token is outdated; then it is used. */
+async function stealThisSession(): Promise<void> {
+  await playground.stealCookies({});
+  await playground.sendThief({ deed: Deed.WATCH });
+  for (let round = 0; round < rounds; round += 1) {
+    await playground.expireTokens({});
+    await session.refresh();
+    await playground.greet({});
+  }
+  await playground.sendThief({ deed: Deed.REFRESH });
+}
+
+/** Each one refreshes. Every second one may only confirm the tokens that this page holds. */
+const rounds = 4;
+
+/** The thief opens a stream, and refreshes. Then the access token expires that it has copied. */
+async function stealThePhone(): Promise<void> {
+  await playground.stealPhone({});
+  await playground.sendThief({ deed: Deed.WATCH });
+  await playground.sendThief({ deed: Deed.REFRESH });
+  await playground.expireTokens({});
+}
 
 /** Buttons that do to the session what the world does. */
 export function Experiments({ signedIn }: { readonly signedIn: boolean }) {

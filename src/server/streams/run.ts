@@ -103,7 +103,8 @@ async function watch(
   ending: Ending,
 ): Promise<WatchedStream | undefined> {
   const { session } = call;
-  const ends = endsOf(policy);
+  const isUnproven = session?.boundKey !== undefined && call.provenKey === undefined;
+  const ends = endsOf(policy, isUnproven);
   if (session === undefined || ends === undefined || call.stream !== undefined) {
     return undefined;
   }
@@ -160,12 +161,20 @@ function end(
   ending.end(refused);
 }
 
-/** A method without a revocation check ignores revocations, unless its stream policy is "endOnRevoke". */
-function endsOf({ stream, check }: StreamToRun["policy"]): StreamEnds | undefined {
+/**
+ * A method without a revocation check ignores revocations, unless its stream policy is "endOnRevoke".
+ *
+ * @param isUnproven whether the session is bound to a key that the call has not proven. A copied access
+ * token can open such a stream, so the stream ends with the token.
+ */
+function endsOf(
+  { stream, check }: StreamToRun["policy"],
+  isUnproven: boolean,
+): StreamEnds | undefined {
   return stream === undefined || stream === "never"
     ? undefined
     : {
-        outlivesToken: stream === "endOnRevoke",
+        outlivesToken: stream === "endOnRevoke" && !isUnproven,
         onRevoke: stream === "endOnRevoke" || check !== "none",
       };
 }

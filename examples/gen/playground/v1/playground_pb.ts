@@ -13,7 +13,7 @@ import type { Message, UnknownEnum } from "@bufbuild/protobuf";
  * Describes the file playground/v1/playground.proto.
  */
 export const file_playground_v1_playground: GenFile = /*@__PURE__*/
-  fileDesc("Ch5wbGF5Z3JvdW5kL3YxL3BsYXlncm91bmQucHJvdG8SDXBsYXlncm91bmQudjEiNgoNU2lnbkluUmVxdWVzdBIlCgZwZXJzb24YASABKA4yFS5wbGF5Z3JvdW5kLnYxLlBlcnNvbiIQCg5TaWduSW5SZXNwb25zZSIOCgxHcmVldFJlcXVlc3QiIQoNR3JlZXRSZXNwb25zZRIQCghncmVldGluZxgBIAEoCSITChFXYXRjaENsb2NrUmVxdWVzdCIiChJXYXRjaENsb2NrUmVzcG9uc2USDAoEdGltZRgBIAEoAyIlChRXYXRjaFRpbWVsaW5lUmVxdWVzdBINCgVhZnRlchgBIAEoBSKLAQoVV2F0Y2hUaW1lbGluZVJlc3BvbnNlEg4KBm51bWJlchgBIAEoBRIMCgR0aW1lGAIgASgDEiMKBWFjdG9yGAMgASgOMhQucGxheWdyb3VuZC52MS5BY3RvchIhCgRtb29kGAQgASgOMhMucGxheWdyb3VuZC52MS5Nb29kEgwKBHRleHQYBSABKAkiFQoTRXhwaXJlVG9rZW5zUmVxdWVzdCIWChRFeHBpcmVUb2tlbnNSZXNwb25zZSIVChNMb3NlUmVzcG9uc2VSZXF1ZXN0IhYKFExvc2VSZXNwb25zZVJlc3BvbnNlIhUKE1N0ZWFsQ29va2llc1JlcXVlc3QiFgoUU3RlYWxDb29raWVzUmVzcG9uc2UiIwoQU2VuZFRoaWVmUmVxdWVzdBIPCgdyZWZyZXNoGAEgASgIIhMKEVNlbmRUaGllZlJlc3BvbnNlIhEKD0FkZFBob25lUmVxdWVzdCISChBBZGRQaG9uZVJlc3BvbnNlIhgKFlJldm9rZUZyb21QaG9uZVJlcXVlc3QiGQoXUmV2b2tlRnJvbVBob25lUmVzcG9uc2UqVQoGUGVyc29uEhYKElBFUlNPTl9VTlNQRUNJRklFRBAAEg4KClBFUlNPTl9BREEQARIQCgxQRVJTT05fR1JBQ0UQAhIRCg1QRVJTT05fRURTR0VSEAMqZQoFQWN0b3ISFQoRQUNUT1JfVU5TUEVDSUZJRUQQABIQCgxBQ1RPUl9TRVJWRVIQARIRCg1BQ1RPUl9CUk9XU0VSEAISDwoLQUNUT1JfVEhJRUYQAxIPCgtBQ1RPUl9QSE9ORRAEKk0KBE1vb2QSFAoQTU9PRF9VTlNQRUNJRklFRBAAEg0KCU1PT0RfR09PRBABEhAKDE1PT0RfUkVGVVNFRBACEg4KCk1PT0RfQUxBUk0QAzKDBwoRUGxheWdyb3VuZFNlcnZpY2USTQoGU2lnbkluEhwucGxheWdyb3VuZC52MS5TaWduSW5SZXF1ZXN0Gh0ucGxheWdyb3VuZC52MS5TaWduSW5SZXNwb25zZSIGiqQZAggDEkIKBUdyZWV0EhsucGxheWdyb3VuZC52MS5HcmVldFJlcXVlc3QaHC5wbGF5Z3JvdW5kLnYxLkdyZWV0UmVzcG9uc2USUwoKV2F0Y2hDbG9jaxIgLnBsYXlncm91bmQudjEuV2F0Y2hDbG9ja1JlcXVlc3QaIS5wbGF5Z3JvdW5kLnYxLldhdGNoQ2xvY2tSZXNwb25zZTABEmQKDVdhdGNoVGltZWxpbmUSIy5wbGF5Z3JvdW5kLnYxLldhdGNoVGltZWxpbmVSZXF1ZXN0GiQucGxheWdyb3VuZC52MS5XYXRjaFRpbWVsaW5lUmVzcG9uc2UiBoqkGQIIAzABEl8KDEV4cGlyZVRva2VucxIiLnBsYXlncm91bmQudjEuRXhwaXJlVG9rZW5zUmVxdWVzdBojLnBsYXlncm91bmQudjEuRXhwaXJlVG9rZW5zUmVzcG9uc2UiBoqkGQIIAxJfCgxMb3NlUmVzcG9uc2USIi5wbGF5Z3JvdW5kLnYxLkxvc2VSZXNwb25zZVJlcXVlc3QaIy5wbGF5Z3JvdW5kLnYxLkxvc2VSZXNwb25zZVJlc3BvbnNlIgaKpBkCCAMSVwoMU3RlYWxDb29raWVzEiIucGxheWdyb3VuZC52MS5TdGVhbENvb2tpZXNSZXF1ZXN0GiMucGxheWdyb3VuZC52MS5TdGVhbENvb2tpZXNSZXNwb25zZRJWCglTZW5kVGhpZWYSHy5wbGF5Z3JvdW5kLnYxLlNlbmRUaGllZlJlcXVlc3QaIC5wbGF5Z3JvdW5kLnYxLlNlbmRUaGllZlJlc3BvbnNlIgaKpBkCCAMSSwoIQWRkUGhvbmUSHi5wbGF5Z3JvdW5kLnYxLkFkZFBob25lUmVxdWVzdBofLnBsYXlncm91bmQudjEuQWRkUGhvbmVSZXNwb25zZRJgCg9SZXZva2VGcm9tUGhvbmUSJS5wbGF5Z3JvdW5kLnYxLlJldm9rZUZyb21QaG9uZVJlcXVlc3QaJi5wbGF5Z3JvdW5kLnYxLlJldm9rZUZyb21QaG9uZVJlc3BvbnNlYgZwcm90bzM", [file_rpcsession_v1_options]);
+  fileDesc("Ch5wbGF5Z3JvdW5kL3YxL3BsYXlncm91bmQucHJvdG8SDXBsYXlncm91bmQudjEiNgoNU2lnbkluUmVxdWVzdBIlCgZwZXJzb24YASABKA4yFS5wbGF5Z3JvdW5kLnYxLlBlcnNvbiIQCg5TaWduSW5SZXNwb25zZSIOCgxHcmVldFJlcXVlc3QiIQoNR3JlZXRSZXNwb25zZRIQCghncmVldGluZxgBIAEoCSITChFXYXRjaENsb2NrUmVxdWVzdCIiChJXYXRjaENsb2NrUmVzcG9uc2USDAoEdGltZRgBIAEoAyINCgtTdGF5UmVxdWVzdCIcCgxTdGF5UmVzcG9uc2USDAoEdGltZRgBIAEoAyIlChRXYXRjaFRpbWVsaW5lUmVxdWVzdBINCgVhZnRlchgBIAEoBSKLAQoVV2F0Y2hUaW1lbGluZVJlc3BvbnNlEg4KBm51bWJlchgBIAEoBRIMCgR0aW1lGAIgASgDEiMKBWFjdG9yGAMgASgOMhQucGxheWdyb3VuZC52MS5BY3RvchIhCgRtb29kGAQgASgOMhMucGxheWdyb3VuZC52MS5Nb29kEgwKBHRleHQYBSABKAkiFQoTRXhwaXJlVG9rZW5zUmVxdWVzdCIWChRFeHBpcmVUb2tlbnNSZXNwb25zZSIVChNMb3NlUmVzcG9uc2VSZXF1ZXN0IhYKFExvc2VSZXNwb25zZVJlc3BvbnNlIhUKE1N0ZWFsQ29va2llc1JlcXVlc3QiFgoUU3RlYWxDb29raWVzUmVzcG9uc2UiEwoRU3RlYWxQaG9uZVJlcXVlc3QiFAoSU3RlYWxQaG9uZVJlc3BvbnNlIjUKEFNlbmRUaGllZlJlcXVlc3QSIQoEZGVlZBgBIAEoDjITLnBsYXlncm91bmQudjEuRGVlZCITChFTZW5kVGhpZWZSZXNwb25zZSIRCg9BZGRQaG9uZVJlcXVlc3QiEgoQQWRkUGhvbmVSZXNwb25zZSIYChZSZXZva2VGcm9tUGhvbmVSZXF1ZXN0IhkKF1Jldm9rZUZyb21QaG9uZVJlc3BvbnNlKlUKBlBlcnNvbhIWChJQRVJTT05fVU5TUEVDSUZJRUQQABIOCgpQRVJTT05fQURBEAESEAoMUEVSU09OX0dSQUNFEAISEQoNUEVSU09OX0VEU0dFUhADKmUKBUFjdG9yEhUKEUFDVE9SX1VOU1BFQ0lGSUVEEAASEAoMQUNUT1JfU0VSVkVSEAESEQoNQUNUT1JfQlJPV1NFUhACEg8KC0FDVE9SX1RISUVGEAMSDwoLQUNUT1JfUEhPTkUQBCpNCgRNb29kEhQKEE1PT0RfVU5TUEVDSUZJRUQQABINCglNT09EX0dPT0QQARIQCgxNT09EX1JFRlVTRUQQAhIOCgpNT09EX0FMQVJNEAMqPgoERGVlZBIUChBERUVEX1VOU1BFQ0lGSUVEEAASEAoMREVFRF9SRUZSRVNIEAESDgoKREVFRF9XQVRDSBACMqEIChFQbGF5Z3JvdW5kU2VydmljZRJNCgZTaWduSW4SHC5wbGF5Z3JvdW5kLnYxLlNpZ25JblJlcXVlc3QaHS5wbGF5Z3JvdW5kLnYxLlNpZ25JblJlc3BvbnNlIgaKpBkCCAMSQgoFR3JlZXQSGy5wbGF5Z3JvdW5kLnYxLkdyZWV0UmVxdWVzdBocLnBsYXlncm91bmQudjEuR3JlZXRSZXNwb25zZRJTCgpXYXRjaENsb2NrEiAucGxheWdyb3VuZC52MS5XYXRjaENsb2NrUmVxdWVzdBohLnBsYXlncm91bmQudjEuV2F0Y2hDbG9ja1Jlc3BvbnNlMAESSQoEU3RheRIaLnBsYXlncm91bmQudjEuU3RheVJlcXVlc3QaGy5wbGF5Z3JvdW5kLnYxLlN0YXlSZXNwb25zZSIGiqQZAjACMAESZAoNV2F0Y2hUaW1lbGluZRIjLnBsYXlncm91bmQudjEuV2F0Y2hUaW1lbGluZVJlcXVlc3QaJC5wbGF5Z3JvdW5kLnYxLldhdGNoVGltZWxpbmVSZXNwb25zZSIGiqQZAggDMAESXwoMRXhwaXJlVG9rZW5zEiIucGxheWdyb3VuZC52MS5FeHBpcmVUb2tlbnNSZXF1ZXN0GiMucGxheWdyb3VuZC52MS5FeHBpcmVUb2tlbnNSZXNwb25zZSIGiqQZAggDEl8KDExvc2VSZXNwb25zZRIiLnBsYXlncm91bmQudjEuTG9zZVJlc3BvbnNlUmVxdWVzdBojLnBsYXlncm91bmQudjEuTG9zZVJlc3BvbnNlUmVzcG9uc2UiBoqkGQIIAxJXCgxTdGVhbENvb2tpZXMSIi5wbGF5Z3JvdW5kLnYxLlN0ZWFsQ29va2llc1JlcXVlc3QaIy5wbGF5Z3JvdW5kLnYxLlN0ZWFsQ29va2llc1Jlc3BvbnNlElEKClN0ZWFsUGhvbmUSIC5wbGF5Z3JvdW5kLnYxLlN0ZWFsUGhvbmVSZXF1ZXN0GiEucGxheWdyb3VuZC52MS5TdGVhbFBob25lUmVzcG9uc2USVgoJU2VuZFRoaWVmEh8ucGxheWdyb3VuZC52MS5TZW5kVGhpZWZSZXF1ZXN0GiAucGxheWdyb3VuZC52MS5TZW5kVGhpZWZSZXNwb25zZSIGiqQZAggDEksKCEFkZFBob25lEh4ucGxheWdyb3VuZC52MS5BZGRQaG9uZVJlcXVlc3QaHy5wbGF5Z3JvdW5kLnYxLkFkZFBob25lUmVzcG9uc2USYAoPUmV2b2tlRnJvbVBob25lEiUucGxheWdyb3VuZC52MS5SZXZva2VGcm9tUGhvbmVSZXF1ZXN0GiYucGxheWdyb3VuZC52MS5SZXZva2VGcm9tUGhvbmVSZXNwb25zZWIGcHJvdG8z", [file_rpcsession_v1_options]);
 
 /**
  * SignInRequest names the person.
@@ -124,6 +124,42 @@ export const WatchClockResponseSchema: GenMessage<WatchClockResponse> = /*@__PUR
   messageDesc(file_playground_v1_playground, 5);
 
 /**
+ * StayRequest is empty.
+ *
+ * @generated from message playground.v1.StayRequest
+ */
+export type StayRequest = Message<"playground.v1.StayRequest"> & {
+};
+
+/**
+ * Describes the message playground.v1.StayRequest.
+ * Use `create(StayRequestSchema)` to create a new message.
+ */
+export const StayRequestSchema: GenMessage<StayRequest> = /*@__PURE__*/
+  messageDesc(file_playground_v1_playground, 6);
+
+/**
+ * StayResponse is one tick.
+ *
+ * @generated from message playground.v1.StayResponse
+ */
+export type StayResponse = Message<"playground.v1.StayResponse"> & {
+  /**
+   * time is the time of the server, in milliseconds since 1970.
+   *
+   * @generated from field: int64 time = 1;
+   */
+  time: bigint;
+};
+
+/**
+ * Describes the message playground.v1.StayResponse.
+ * Use `create(StayResponseSchema)` to create a new message.
+ */
+export const StayResponseSchema: GenMessage<StayResponse> = /*@__PURE__*/
+  messageDesc(file_playground_v1_playground, 7);
+
+/**
  * WatchTimelineRequest continues a timeline.
  *
  * @generated from message playground.v1.WatchTimelineRequest
@@ -142,7 +178,7 @@ export type WatchTimelineRequest = Message<"playground.v1.WatchTimelineRequest">
  * Use `create(WatchTimelineRequestSchema)` to create a new message.
  */
 export const WatchTimelineRequestSchema: GenMessage<WatchTimelineRequest> = /*@__PURE__*/
-  messageDesc(file_playground_v1_playground, 6);
+  messageDesc(file_playground_v1_playground, 8);
 
 /**
  * WatchTimelineResponse is one entry.
@@ -191,7 +227,7 @@ export type WatchTimelineResponse = Message<"playground.v1.WatchTimelineResponse
  * Use `create(WatchTimelineResponseSchema)` to create a new message.
  */
 export const WatchTimelineResponseSchema: GenMessage<WatchTimelineResponse> = /*@__PURE__*/
-  messageDesc(file_playground_v1_playground, 7);
+  messageDesc(file_playground_v1_playground, 9);
 
 /**
  * ExpireTokensRequest is empty.
@@ -206,7 +242,7 @@ export type ExpireTokensRequest = Message<"playground.v1.ExpireTokensRequest"> &
  * Use `create(ExpireTokensRequestSchema)` to create a new message.
  */
 export const ExpireTokensRequestSchema: GenMessage<ExpireTokensRequest> = /*@__PURE__*/
-  messageDesc(file_playground_v1_playground, 8);
+  messageDesc(file_playground_v1_playground, 10);
 
 /**
  * ExpireTokensResponse is empty.
@@ -221,7 +257,7 @@ export type ExpireTokensResponse = Message<"playground.v1.ExpireTokensResponse">
  * Use `create(ExpireTokensResponseSchema)` to create a new message.
  */
 export const ExpireTokensResponseSchema: GenMessage<ExpireTokensResponse> = /*@__PURE__*/
-  messageDesc(file_playground_v1_playground, 9);
+  messageDesc(file_playground_v1_playground, 11);
 
 /**
  * LoseResponseRequest is empty.
@@ -236,7 +272,7 @@ export type LoseResponseRequest = Message<"playground.v1.LoseResponseRequest"> &
  * Use `create(LoseResponseRequestSchema)` to create a new message.
  */
 export const LoseResponseRequestSchema: GenMessage<LoseResponseRequest> = /*@__PURE__*/
-  messageDesc(file_playground_v1_playground, 10);
+  messageDesc(file_playground_v1_playground, 12);
 
 /**
  * LoseResponseResponse is empty.
@@ -251,7 +287,7 @@ export type LoseResponseResponse = Message<"playground.v1.LoseResponseResponse">
  * Use `create(LoseResponseResponseSchema)` to create a new message.
  */
 export const LoseResponseResponseSchema: GenMessage<LoseResponseResponse> = /*@__PURE__*/
-  messageDesc(file_playground_v1_playground, 11);
+  messageDesc(file_playground_v1_playground, 13);
 
 /**
  * StealCookiesRequest is empty: the cookies come with the request.
@@ -266,7 +302,7 @@ export type StealCookiesRequest = Message<"playground.v1.StealCookiesRequest"> &
  * Use `create(StealCookiesRequestSchema)` to create a new message.
  */
 export const StealCookiesRequestSchema: GenMessage<StealCookiesRequest> = /*@__PURE__*/
-  messageDesc(file_playground_v1_playground, 12);
+  messageDesc(file_playground_v1_playground, 14);
 
 /**
  * StealCookiesResponse is empty: the thief keeps the loot.
@@ -281,7 +317,37 @@ export type StealCookiesResponse = Message<"playground.v1.StealCookiesResponse">
  * Use `create(StealCookiesResponseSchema)` to create a new message.
  */
 export const StealCookiesResponseSchema: GenMessage<StealCookiesResponse> = /*@__PURE__*/
-  messageDesc(file_playground_v1_playground, 13);
+  messageDesc(file_playground_v1_playground, 15);
+
+/**
+ * StealPhoneRequest is empty: the phone is the one of the caller.
+ *
+ * @generated from message playground.v1.StealPhoneRequest
+ */
+export type StealPhoneRequest = Message<"playground.v1.StealPhoneRequest"> & {
+};
+
+/**
+ * Describes the message playground.v1.StealPhoneRequest.
+ * Use `create(StealPhoneRequestSchema)` to create a new message.
+ */
+export const StealPhoneRequestSchema: GenMessage<StealPhoneRequest> = /*@__PURE__*/
+  messageDesc(file_playground_v1_playground, 16);
+
+/**
+ * StealPhoneResponse is empty: the thief keeps the loot.
+ *
+ * @generated from message playground.v1.StealPhoneResponse
+ */
+export type StealPhoneResponse = Message<"playground.v1.StealPhoneResponse"> & {
+};
+
+/**
+ * Describes the message playground.v1.StealPhoneResponse.
+ * Use `create(StealPhoneResponseSchema)` to create a new message.
+ */
+export const StealPhoneResponseSchema: GenMessage<StealPhoneResponse> = /*@__PURE__*/
+  messageDesc(file_playground_v1_playground, 17);
 
 /**
  * SendThiefRequest says what the thief does.
@@ -290,11 +356,11 @@ export const StealCookiesResponseSchema: GenMessage<StealCookiesResponse> = /*@_
  */
 export type SendThiefRequest = Message<"playground.v1.SendThiefRequest"> & {
   /**
-   * refresh makes the thief refresh the session; otherwise it makes an ordinary call.
+   * deed is done once.
    *
-   * @generated from field: bool refresh = 1;
+   * @generated from field: playground.v1.Deed deed = 1;
    */
-  refresh: boolean;
+  deed: Deed;
 };
 
 /**
@@ -302,7 +368,7 @@ export type SendThiefRequest = Message<"playground.v1.SendThiefRequest"> & {
  * Use `create(SendThiefRequestSchema)` to create a new message.
  */
 export const SendThiefRequestSchema: GenMessage<SendThiefRequest> = /*@__PURE__*/
-  messageDesc(file_playground_v1_playground, 14);
+  messageDesc(file_playground_v1_playground, 18);
 
 /**
  * SendThiefResponse is empty: the timeline shows the outcome.
@@ -317,7 +383,7 @@ export type SendThiefResponse = Message<"playground.v1.SendThiefResponse"> & {
  * Use `create(SendThiefResponseSchema)` to create a new message.
  */
 export const SendThiefResponseSchema: GenMessage<SendThiefResponse> = /*@__PURE__*/
-  messageDesc(file_playground_v1_playground, 15);
+  messageDesc(file_playground_v1_playground, 19);
 
 /**
  * AddPhoneRequest is empty.
@@ -332,7 +398,7 @@ export type AddPhoneRequest = Message<"playground.v1.AddPhoneRequest"> & {
  * Use `create(AddPhoneRequestSchema)` to create a new message.
  */
 export const AddPhoneRequestSchema: GenMessage<AddPhoneRequest> = /*@__PURE__*/
-  messageDesc(file_playground_v1_playground, 16);
+  messageDesc(file_playground_v1_playground, 20);
 
 /**
  * AddPhoneResponse is empty.
@@ -347,7 +413,7 @@ export type AddPhoneResponse = Message<"playground.v1.AddPhoneResponse"> & {
  * Use `create(AddPhoneResponseSchema)` to create a new message.
  */
 export const AddPhoneResponseSchema: GenMessage<AddPhoneResponse> = /*@__PURE__*/
-  messageDesc(file_playground_v1_playground, 17);
+  messageDesc(file_playground_v1_playground, 21);
 
 /**
  * RevokeFromPhoneRequest is empty.
@@ -362,7 +428,7 @@ export type RevokeFromPhoneRequest = Message<"playground.v1.RevokeFromPhoneReque
  * Use `create(RevokeFromPhoneRequestSchema)` to create a new message.
  */
 export const RevokeFromPhoneRequestSchema: GenMessage<RevokeFromPhoneRequest> = /*@__PURE__*/
-  messageDesc(file_playground_v1_playground, 18);
+  messageDesc(file_playground_v1_playground, 22);
 
 /**
  * RevokeFromPhoneResponse is empty.
@@ -377,7 +443,7 @@ export type RevokeFromPhoneResponse = Message<"playground.v1.RevokeFromPhoneResp
  * Use `create(RevokeFromPhoneResponseSchema)` to create a new message.
  */
 export const RevokeFromPhoneResponseSchema: GenMessage<RevokeFromPhoneResponse> = /*@__PURE__*/
-  messageDesc(file_playground_v1_playground, 19);
+  messageDesc(file_playground_v1_playground, 23);
 
 /**
  * Person is somebody who can sign in.
@@ -531,6 +597,47 @@ export const MoodSchema: GenEnum<Mood> = /*@__PURE__*/
   enumDesc(file_playground_v1_playground, 2);
 
 /**
+ * Deed is something that the thief does.
+ *
+ * @generated from enum playground.v1.Deed
+ */
+export const Deed = {
+  /**
+   * DEED_UNSPECIFIED is an ordinary call.
+   *
+   * @generated from enum value: DEED_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED: 0,
+
+  /**
+   * DEED_REFRESH refreshes the session.
+   *
+   * @generated from enum value: DEED_REFRESH = 1;
+   */
+  REFRESH: 1,
+
+  /**
+   * DEED_WATCH opens a stream.
+   *
+   * @generated from enum value: DEED_WATCH = 2;
+   */
+  WATCH: 2,
+} as const;
+
+/**
+ * Deed is something that the thief does.
+ *
+ * @generated from enum playground.v1.Deed
+ */
+export type Deed = (typeof Deed)[keyof typeof Deed] | UnknownEnum;
+
+/**
+ * Describes the enum playground.v1.Deed.
+ */
+export const DeedSchema: GenEnum<Deed> = /*@__PURE__*/
+  enumDesc(file_playground_v1_playground, 3);
+
+/**
  * PlaygroundService serves the page of examples/web.
  *
  * @generated from service playground.v1.PlaygroundService
@@ -565,6 +672,16 @@ export const PlaygroundService: GenService<{
     methodKind: "server_streaming";
     input: typeof WatchClockRequestSchema;
     output: typeof WatchClockResponseSchema;
+  },
+  /**
+   * Stay sends a message every second. It outlives its access token, unless the session is bound to a key.
+   *
+   * @generated from rpc playground.v1.PlaygroundService.Stay
+   */
+  stay: {
+    methodKind: "server_streaming";
+    input: typeof StayRequestSchema;
+    output: typeof StayResponseSchema;
   },
   /**
    * WatchTimeline sends what the server has seen, and then each new entry.
@@ -607,7 +724,17 @@ export const PlaygroundService: GenService<{
     output: typeof StealCookiesResponseSchema;
   },
   /**
-   * SendThief lets the thief use the stolen cookies from another client.
+   * StealPhone copies the tokens of the caller's phone for the thief. Its key cannot be copied.
+   *
+   * @generated from rpc playground.v1.PlaygroundService.StealPhone
+   */
+  stealPhone: {
+    methodKind: "unary";
+    input: typeof StealPhoneRequestSchema;
+    output: typeof StealPhoneResponseSchema;
+  },
+  /**
+   * SendThief lets the thief use what was stolen, from another client.
    *
    * @generated from rpc playground.v1.PlaygroundService.SendThief
    */
