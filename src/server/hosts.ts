@@ -19,12 +19,13 @@ import {
   readExchange,
 } from "./call/exchange.ts";
 import type { Core } from "./core.ts";
-import { type Policies, procedureOf } from "./policy/policy.ts";
-import { type Protection, protect, registerService } from "./protect.ts";
+import { type ClaimRules, type Policies, procedureOf } from "./policy/policy.ts";
+import { type Protection, protect, registerService, serviceOptions } from "./protect.ts";
 import type { DeviceEndpoints } from "./service/device.ts";
 import { type AdoptedSession, isAdopted } from "./session/adopt.ts";
 import {
   createInstance,
+  directoryOf,
   type HostSessions,
   type ServerInstance,
   type ServerSessions,
@@ -80,13 +81,6 @@ export function createHostedSessions(
   // 2. The instance of a request.
   const choice = new HostChoice(home, byName, hostOf);
   const ofRpc = (context: RpcContext): ServerInstance => choice.ofRpc(context);
-  const ofExchange = (method: string, given: unknown): ServerSessions => {
-    const exchange = readExchange(method, given);
-    const { requestHeader, url, values } = exchange;
-    return isRpc(exchange)
-      ? ofRpc(exchange).sessions
-      : choice.of({ requestHeader, url, values }, undefined).sessions;
-  };
 
   // 3. Adapters: one gate, one interceptor and one service, each of which hands over to the instance.
   const service = serviceOf(all, ofRpc);
@@ -105,7 +99,12 @@ export function createHostedSessions(
 
   // 4. Methods on calls hand over too. What is done by id is done for all hosts.
   return {
-    ...byId,
+    ...directoryOf(home),
+    check: ((given: ConnectRouter & string, rules: ClaimRules) =>
+      byId.check(given, rules)) as ServerSessions["check"],
+    describe: (router) => byId.describe(router),
+    auditLog: byId.auditLog,
+    serviceOptions,
     ...{ service, requestGate, interceptor },
     protect: (options) => protect(protection, options),
     register: (router: ConnectRouter) =>
@@ -113,16 +112,27 @@ export function createHostedSessions(
     drain: async (options) => {
       await Promise.all(all.map(({ sessions }) => sessions.drain(options)));
     },
-    current: (context) => ofRpc(readContext("sessions.current", context)).sessions.current(context),
-    require: (context) => ofRpc(readContext("sessions.require", context)).sessions.require(context),
-    requireFresh: (context, demand) => {
-      const { sessions } = ofRpc(readContext("sessions.requireFresh", context));
-      return sessions.requireFresh(context, demand);
-    },
-    requireClaims: async (context, rules) => {
-      const { sessions } = ofRpc(readContext("sessions.requireClaims", context));
-      return sessions.requireClaims(context, rules);
-    },
+    ...callsByHost(choice),
+    dbsc: (path) => devicesOf(all, path, (request) => choice.of(request, undefined)),
+    host: (name) => choice.named(name),
+    issue: async () => needsHost("issue"),
+    redeemTicket: async () => needsHost("redeemTicket"),
+  };
+}
+
+/** The methods on calls: each hands over to the instance of its call. */
+function callsByHost(choice: HostChoice) {
+  const ofExchange = (method: string, given: unknown) =>
+    choice.ofExchange(readExchange(method, given)).sessions;
+  const ofCall = (method: string, given: unknown) =>
+    choice.ofRpc(readContext(method, given)).sessions;
+  return {
+    current: (context) => ofCall("sessions.current", context).current(context),
+    require: (context) => ofCall("sessions.require", context).require(context),
+    requireFresh: (context, demand) =>
+      ofCall("sessions.requireFresh", context).requireFresh(context, demand),
+    requireClaims: async (context, rules) =>
+      ofCall("sessions.requireClaims", context).requireClaims(context, rules),
     getSession: (async (given, options) =>
       ofExchange("sessions.getSession", given).getSession(
         given,
@@ -141,11 +151,7 @@ export function createHostedSessions(
     signOut: async (given) => ofExchange("sessions.signOut", given).signOut(given),
     fork: async (given, options) => ofExchange("sessions.fork", given).fork(given, options),
     ticket: async (given, options) => ofExchange("sessions.ticket", given).ticket(given, options),
-    dbsc: (path) => devicesOf(all, path, (request) => choice.of(request, undefined)),
-    host: (name) => choice.named(name),
-    issue: async () => needsHost("issue"),
-    redeemTicket: async () => needsHost("redeemTicket"),
-  };
+  } satisfies Partial<ServerSessions>;
 }
 
 /** Finds the instance of a request. */
@@ -206,6 +212,14 @@ class HostChoice {
         : ["internal error", Code.Internal];
       throw new ConnectError(message, code, undefined, undefined, error);
     }
+  }
+
+  /** The same for an exchange, with the error of `of` outside RPCs. */
+  ofExchange(exchange: Exchange): ServerInstance {
+    const { requestHeader, url, values } = exchange;
+    return isRpc(exchange)
+      ? this.ofRpc(exchange)
+      : this.of({ requestHeader, url, values }, undefined);
   }
 
   /** Whether a call was refused before its body was read. */

@@ -263,8 +263,8 @@ export interface ServerSessions<Claims extends object = JsonObject, Given extend
   readonly auditLog: SessionAuditLog;
   /**
    * Returns the methods that create or take tokens of one host without a request of it. Only with the
-   * option `hosts`; `issue`, `redeemTicket` and
-   * `adopt` without a response of the sessions themselves are refused then.
+   * option `hosts`; `issue`, `redeemTicket` and `adopt` without a response are then refused on the sessions
+   * themselves.
    *
    * @example
    * await sessions.host("shop-a.example").issue({ userId: "alice" });
@@ -406,7 +406,7 @@ export interface ServerInstance {
 }
 
 /** The methods on sessions by id, by user and by tenant. */
-function directoryOf(core: Core): Omit<SessionDirectory, "check"> {
+export function directoryOf(core: Core): Omit<SessionDirectory, "check"> {
   const run = <T>(work: () => Promise<T>): Promise<T> => core.operations.run(work);
   return {
     find: (id) => run(() => findById(core, id)),

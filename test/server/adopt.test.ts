@@ -332,11 +332,14 @@ describe("feat:O7 sec:R20 a session of another system is adopted once", () => {
     const clock = createFakeClock();
     const short = testSessions({ store, clock, secret });
     const long = testSessions({ store, clock, secret, lifetimes: { absolute: "400d" } });
-    const given = { userId: "alice", externalId, createdAt: new Date(clock.now()) };
+    const given = { userId: "alice", externalId, createdAt: new Date(clock.now() - day) };
     const { session } = await short.adopt(given);
     await short.revoke(session.id);
-    clock.advance("399d");
+    clock.advance("398d");
     await expect(long.adopt(given)).rejects.toMatchObject(before);
+    clock.advance("1d");
+    await expect(long.adopt(given)).rejects.toMatchObject(tooOld);
+    clock.advance("23h");
     const younger = { ...given, createdAt: new Date(clock.now()) };
     await expect(long.adopt(younger)).rejects.toMatchObject(before);
   });
@@ -492,6 +495,17 @@ describe("feat:O7 sec:R20 an adoption whose answer is lost", () => {
         const { tokens } = await here.adopt(given);
         clock.advance("61s");
         await api.refresh("header", tokens.refreshToken);
+      },
+    ],
+    [
+      "the client has refreshed it twice",
+      async ({ here, api, clock, given }) => {
+        const { tokens } = await here.adopt(given);
+        clock.advance("61s");
+        await api.refresh("header", tokens.refreshToken);
+        clock.advance("31s");
+        const answer = await api.refresh("header", tokens.refreshToken);
+        expect(payloadOf(accessOf(answer)).gen).toBe(1);
       },
     ],
     [

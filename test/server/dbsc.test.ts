@@ -470,6 +470,72 @@ describe("a browser that knows DBSC", () => {
   });
 });
 
+describe("an honest browser under random faults", () => {
+  it.each([1, 2, 3, 4, 5, 6, 7, 8])(
+    "feat:S11 is never signed out, and every thief with its cookies is refused: seed %i",
+    async (seed) => {
+      const random = randomOf(seed);
+      const world = await startWorld();
+      const browser = world.newBrowser();
+      const tab = await bind(world, browser);
+      const tabs = [tab, openTab(world, browser)];
+      const paths = ["/dbsc/refresh", refreshPath];
+      let stolen: DeviceBrowser["jar"] = [];
+      for (let step = 0; step < 60; step++) {
+        // 1. What goes wrong in this step, if anything: a request or an answer is lost, or an outage.
+        const fault = random() < 0.4 ? Math.floor(random() * 3) : undefined;
+        const path = paths[Math.floor(random() * 2)];
+        let left = fault === undefined ? 0 : 1;
+        browser.fault = async (url, send) => {
+          if (url.pathname !== path || left-- <= 0) {
+            return send();
+          }
+          if (fault === 0) {
+            throw new TypeError("the request was lost");
+          }
+          const answer = fault === 1 ? await send() : new Response(null, { status: 503 });
+          if (fault === 1) {
+            throw new TypeError("the answer was lost");
+          }
+          return answer;
+        };
+        // 2. What the user does.
+        world.clock.advance(`${Math.floor(random() * 900)}s`);
+        browser.rest();
+        const calls = tabs.flatMap(({ session, notes }) => [
+          ...(random() < 0.5 ? [session.refresh()] : []),
+          ...(random() < 0.5 ? [notes.listNotes({})] : []),
+        ]);
+        await Promise.all(calls.map(failure));
+        // 3. A thief with the cookies of a moment when no proof was among them.
+        if (random() < 0.3) {
+          stolen = browser.jar.filter(({ name }) => !name.startsWith(proofName));
+          expect((await steal(world, stolen)).status).not.toBe(200);
+        }
+      }
+      browser.fault = (_url, send) => send();
+      browser.rest();
+      await failure(tab.session.refresh());
+      await tab.session.refresh();
+      await tab.notes.listNotes({});
+      expect(tabs.map(({ session }) => session.state.status)).toEqual(["signedIn", "signedIn"]);
+      expect(world.events.filter(({ type }) => type === "theft")).toEqual([]);
+      expect(world.refusals().map((event) => "why" in event && event.why)).toContain("missing");
+    },
+  );
+});
+
+/** The same numbers for the same seed (mulberry32). */
+function randomOf(seed: number): () => number {
+  let state = seed;
+  return () => {
+    state = (state + 0x6d2b79f5) | 0;
+    let mixed = Math.imul(state ^ (state >>> 15), 1 | state);
+    mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), 61 | mixed)) ^ mixed;
+    return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32;
+  };
+}
+
 describe("reauthenticate and fork", () => {
   it("feat:S5 a bound browser keeps its binding over reauthenticate, and cannot fork", async () => {
     const sessions = testSessions({ public: [NotesService.method.signIn] });

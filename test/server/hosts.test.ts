@@ -655,13 +655,15 @@ describe("feat:N8 outside RPCs, a service with hosts", () => {
       /^sessions\.issue: with the option hosts, tokens and tickets belong to a host; use sessions\.host/,
     );
     await expect(sessions.redeemTicket(given.ticket, { purpose: "x" })).rejects.toThrow(TypeError);
-    const former = {
-      userId: "alice",
-      externalId: { issuer: "former-system", sid: "1" },
-      createdAt: new Date(Date.UTC(2026, 0, 1)),
+    const other = {
+      ...{ userId: "alice", createdAt: new Date(sessions.clock.now()) },
+      externalId: { issuer: "former", sid: "1" },
     };
-    await expect(sessions.adopt(former)).rejects.toThrow(TypeError);
-    expect((await a.adopt(former)).session.userId).toBe("alice");
+    await expect(sessions.adopt(other)).rejects.toThrow(/^sessions\.adopt: with the option hosts/);
+    expect(payloadOf((await a.adopt(other)).tokens.accessToken).iss).toBe(shopA);
+    const traded = at(shopB, { origin: shopB });
+    await sessions.adopt(traded, { ...other, externalId: { issuer: "former", sid: "2" } });
+    expect(traded.responseHeader.getSetCookie().join()).toContain("__Host-Http-rpcsession-access=");
     expect(() => sessions.host("shop-c.example")).toThrow(
       /^sessions\.host: "shop-c.example" is not in the option hosts/,
     );

@@ -54,8 +54,8 @@ interface AdoptionParts {
 /** Milliseconds for which a trade that is under way keeps others away: longer than any call takes. */
 const underWay = 60_000;
 /**
- * For how long a trade is remembered, from `createdAt` on: the longest `lifetimes.absolute`. After that,
- * the session is too old to be adopted, whatever the options become.
+ * Milliseconds for which a trade is remembered: the longest `lifetimes.absolute`. A session that began
+ * before it was traded is too old to be adopted then, whatever the options become.
  */
 const rememberedFor = 400 * 86_400_000;
 /** Milliseconds after a trade in which it may be repeated, in case its answer was lost. */
@@ -107,7 +107,7 @@ export class Adoptions {
     });
 
     // 4. Remember the trade before the tokens leave this server. It may have taken too long.
-    const isMine = await takes(id, this.#remembered(foreign)).catch(async (error: unknown) => {
+    const isMine = await takes(id, rememberedFor).catch(async (error: unknown) => {
       await store.revoke(id, "revoked").catch(() => {});
       throw error;
     });
@@ -136,7 +136,7 @@ export class Adoptions {
     const first = page.records.find((record) => isUnanswered(record, page, { foreign, lifetimes }));
 
     // 2. It must hold the lease, which a session that has replaced it does not. Remember the trade.
-    if (first === undefined || !(await trade.takes(first.id, this.#remembered(foreign)))) {
+    if (first === undefined || !(await trade.takes(first.id, rememberedFor))) {
       throw this.#refused(foreign);
     }
 
@@ -176,10 +176,6 @@ export class Adoptions {
     };
   }
 
-  #remembered({ createdAt }: Foreign): number {
-    return Math.ceil(createdAt + rememberedFor - this.#parts.revocations.storeNow());
-  }
-
   #refused({ userId }: Foreign): SessionError {
     this.#parts.emit({ type: "adoptionRefused", userId, why: "adopted" });
     return adoptedBefore();
@@ -199,9 +195,9 @@ async function leaseName({ issuer, sid }: Foreign): Promise<string> {
 }
 
 /**
- * Whether a session is that of a first trade whose answer may have been lost: made so long ago that its
- * client has given up, but not much longer, and its tokens have not been seen. Successors and forks of
- * it, and sessions of a sign-in, are not. One that is bound to a key is replaced only with that key.
+ * Whether the answer that brought the tokens of a session may have been lost: it was sent so long ago that
+ * the client has given up, but not much longer, and the tokens have not been seen. A session that is bound
+ * to a key is replaced only with that key.
  */
 function isUnanswered(
   record: SessionRecord,
@@ -212,8 +208,6 @@ function isUnanswered(
   return (
     record.generation === 0 &&
     record.confirmedAt === null &&
-    record.lineage === null &&
-    record.createdAt === foreign.createdAt &&
     record.userId === foreign.userId &&
     record.tenantId === foreign.tenantId &&
     (record.boundKey ?? null) === foreign.boundKey &&
