@@ -41,6 +41,8 @@ async function start(config: ServerConfig): Promise<void> {
     issuer,
     store: await openStore(config),
     secret: config.secrets,
+    // Older versions know these names only.
+    cookies: { prefix: "host" },
     public: [NotesService.method.signIn],
     methods: { "notes.v1.NotesService/AddNote": { proof: "required" } },
     lifetimes: { access: `${times.access}ms` },

@@ -34,6 +34,11 @@ export async function signIn(
       answer,
       heard: true,
     });
+    if (answer.kind === "ok" && token === "") {
+      throw new Error(
+        "the sign-in has set no cookie that this test knows; see the names in raw.ts",
+      );
+    }
     if (answer.kind === "ok" && generationOf(token) === 0) {
       const goodUntil = ended + answer.expiresIn;
       return { refresh: token, access: answer.accessToken ?? "", goodUntil };
