@@ -84,12 +84,12 @@ async function describe(methods: readonly DescMethod[]): Promise<readonly Stated
   return described.map((one, i) => {
     const method = methods[i] as DescMethod;
     const stated = hasOption(method, method_policy) || hasOption(method.parent, service_policy);
-    const demands = one.claims.map(({ claim, anyOf, ...others }) => {
-      const rules = demandsOf({ claim, anyOf, ...others });
+    const demands = one.claims.map((demand) => {
+      const { claim, anyOf, allowMissing } = demand;
+      const rules = demandsOf(demand);
+      const isList = allowMissing === undefined && rules.every(({ rule }) => rule === "anyOf");
       const words = rules.map(({ requirement }) => requirement.replaceAll(" ", "-"));
-      return Object.keys(others).length === 0
-        ? `${claim}=${anyOf.join("|") || "*"}`
-        : `${claim}=${words.join("&") || "*"}`;
+      return `${claim}=${(isList ? anyOf.join("|") : words.join("&")) || "*"}`;
     });
     return { ...one, stated, demands };
   });
