@@ -41,16 +41,13 @@ describe.skipIf(redisMissing)("sec:V01 the revocation log on Redis", () => {
     const { here, there } = world;
     await pushed(here, there);
     const times: number[] = [];
-    for (let i = 0; i < 100; i++) {
+    // How fast it is: npm run bench:revocation.
+    for (let i = 0; i < 25; i++) {
       const issued = await issue(here);
       expect(await ask(there, issued)).toBe("accepted");
       await here.revoke(issued.id);
       times.push(await lastAccepted(there, issued));
     }
-    const [p50, p99] = [50, 99].map((p) => times.toSorted((a, b) => a - b)[p - 1] ?? 0);
-    console.log(
-      `Redis: last accepted after a revoke: p50 ${p50?.toFixed(1)} ms, p99 ${p99?.toFixed(1)} ms`,
-    );
     expect(Math.max(...times)).toBeLessThan(promptly);
   });
 
