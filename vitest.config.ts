@@ -8,7 +8,6 @@ const slow = [
   "test/adapters/examples.test.ts",
   "test/cli/**/*.test.ts",
   "test/client/react-native.test.ts",
-  "test/clients/**/*.test.ts",
   "test/client/resume-exit.test.ts",
   "test/engine/memory-bound.test.ts",
   "test/engine/model.test.ts",
@@ -36,8 +35,11 @@ const browsers = [
   "test/examples/web.test.ts",
 ];
 
-/** They have a project of their own, because they install applications from the npm registry. */
-const apps = ["test/apps/*.test.ts"];
+/**
+ * They have a project of their own, because they install applications from the npm registry, or drive
+ * clients of other projects.
+ */
+const apps = ["test/apps/*.test.ts", "test/clients/**/*.test.ts"];
 
 export default defineConfig({
   ssr: { resolve: { conditions: ["@rpc-session/source", "node", "default"] } },

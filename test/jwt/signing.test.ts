@@ -69,14 +69,11 @@ describe.each(Object.keys(runtimes) as (keyof typeof runtimes)[])("signing %s", 
 });
 
 describe("signing by node:crypto", () => {
-  it.each(["ES256", "RS256", "EdDSA"] as const)("signs %s on another thread", async (alg) => {
+  it.each(["ES256", "EdDSA"] as const)("signs %s on this thread", async (alg) => {
     const { signWith, signing } = await load("with node:crypto", alg);
     const subtle = vi.spyOn(crypto.subtle, "sign");
-    const sign = vi.spyOn(nodeCrypto, "sign");
     await signWith(signing, new Uint8Array(32));
     expect(subtle).not.toHaveBeenCalled();
-    // Without a callback, it would sign on this thread.
-    expect(sign.mock.lastCall?.at(-1)).toBeTypeOf("function");
   });
 
   it("signs with Web Crypto if node:crypto cannot read JWKs", async () => {
@@ -94,5 +91,12 @@ describe("signing by node:crypto", () => {
     const { signWith, signing } = await load("with node:crypto", "ES256");
     await signWith(signing, new Uint8Array(32));
     expect(warn).not.toHaveBeenCalled();
+  });
+
+  it("leaves RS256, which is slow, to another thread", async () => {
+    const { signWith, signing } = await load("with node:crypto", "RS256");
+    const subtle = vi.spyOn(crypto.subtle, "sign");
+    await signWith(signing, new Uint8Array(32));
+    expect(subtle).toHaveBeenCalledOnce();
   });
 });
