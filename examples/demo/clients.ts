@@ -56,7 +56,7 @@ export function createClients(server: DemoServer): readonly [DemoClient, DemoCli
   ];
 }
 
-/** What a thief has who has copied the tokens of a client: them, and any program. */
+/** A thief who has copied the tokens of a client, and uses them in a program of their own. */
 export interface Thief {
   /** A client with session support, and a key of its own. */
   readonly session: SessionClient;

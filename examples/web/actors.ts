@@ -28,7 +28,7 @@ interface ThiefParts {
   readonly timeline: Timeline;
 }
 
-/** What a thief has copied, and how it uses that. */
+/** Copied tokens, and what a thief does with them. */
 interface Loot {
   /** Sends calls as the victim does. */
   readonly transport: Transport;
@@ -36,7 +36,7 @@ interface Loot {
   readonly refresh: () => Promise<unknown>;
 }
 
-/** Somebody who has copied the cookies or the tokens of a client, and uses them from a program of his own. */
+/** Somebody who has copied the cookies or the tokens of a client, and uses them in a program of their own. */
 export class Thief {
   readonly #parts: ThiefParts;
   readonly #stop = new AbortController();

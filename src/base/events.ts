@@ -129,9 +129,12 @@ export type SessionEvent =
     }
   /**
    * A valid refresh token of a bound session was refused, because the request did not prove the session's
-   * key. Either somebody else has the token, or the client has lost its key. `why` is `missing` if there
-   * was no proof, and `otherKey` if another key was proven. Of a browser (DBSC) it may also be `stale`, a
-   * proof that was made for another refresh, or `skipped`, if the browser could make none now.
+   * key. Either somebody else has the token, or the client has lost its key. `why` says what was wrong:
+   *
+   * - `missing`: the request had no proof
+   * - `otherKey`: it proved another key
+   * - `stale`: the browser sent a proof that was made for another refresh (DBSC)
+   * - `skipped`: the browser said that it could not make a proof now (DBSC)
    */
   | {
       readonly type: "proofRefused";

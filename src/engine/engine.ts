@@ -435,7 +435,9 @@ export class Engine {
 
   /**
    * Notes that a live access token was used, which confirms its generation in the background; see
-   * `showsReceipt`.
+   * `showsReceipt`. A session with tokens in headers that is bound to a key is confirmed by refreshes
+   * alone, because they need a proof. Otherwise somebody who has copied an access token could end it: the
+   * owner may have lost that generation in a crash, and the token before it would count as stolen.
    * @param refreshCookies the refresh cookies of the same request, verified or not
    * @param now milliseconds since 1970; default `revocations.storeNow()`
    */
@@ -444,7 +446,8 @@ export class Engine {
     refreshCookies: readonly string[] = [],
     now: number = this.revocations.storeNow(),
   ): void {
-    if (now - claims.gat * 1000 >= this.#options.lifetimes.settle) {
+    const needsProof = claims.jkt !== undefined && claims.transport === "header";
+    if (!needsProof && now - claims.gat * 1000 >= this.#options.lifetimes.settle) {
       this.#shared.confirmations.used(claims, refreshCookies);
     }
   }

@@ -57,6 +57,27 @@ describe.each([
   ["one statement", () => memoryStore()],
   ["read and decide", withoutAdvance],
 ])("a bound session (%s)", (_name, newStore) => {
+  it("feat:S2 sec:P02 cannot be ended by a copied access token, although its owner has lost the newest refresh token in a crash", async () => {
+    const { engine, clock, events, signIn, refresh, confirm } = await startWorld({
+      store: newStore(),
+    });
+    const { refreshToken: before } = await signIn();
+    await confirm(before, key);
+    // The answer reaches the owner and the thief. Then the owner's device crashes, and has the token before.
+    const { access, refreshToken } = await refresh(before, key);
+    expect(refreshToken).toBeDefined();
+    clock.advance("60s");
+    engine.used(access.claims);
+    await engine.settled();
+    clock.advance("31s");
+    const again = await refresh(before, key);
+    expect(again.refreshToken).toBe(refreshToken);
+    expect(events.map(({ type }) => type)).not.toContain("theft");
+    // A proof confirms: from then on, the token before is a theft.
+    await confirm(refreshToken ?? "", key);
+    expect(await failure(refresh(before, key))).toMatchObject({ reason: "TOKEN_THEFT" });
+  });
+
   it("feat:S1 is named in the row, in `cnf.jkt` of its access tokens and in its refresh tokens, through every refresh", async () => {
     const { engine, signIn, refresh, confirm } = await startWorld({ store: newStore() });
     const created = await signIn();

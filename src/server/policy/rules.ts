@@ -358,7 +358,7 @@ export function rulesInSchema(
 }
 
 /** All members in one order: every call reads objects of one shape, which the compiler knows. */
-const blank = {
+const blank: Readonly<Record<keyof ClaimDemand, unknown>> = {
   ...{ claim: "", anyOf: [], has: undefined, equals: undefined, allOf: undefined },
   ...{ noneOf: undefined, gt: undefined, gte: undefined, lt: undefined, lte: undefined },
   ...{ before: undefined, after: undefined, maxAge: undefined, allowMissing: undefined },
@@ -371,15 +371,16 @@ function readRule(claim: string, name: string, rule: GivenRule): ClaimDemand {
   if (claim === "") {
     throw new TypeError(`${name} must have a name`);
   }
-  const demand: Record<string, unknown> = { ...blank, claim };
+  const members: Record<string, unknown> = {};
   for (const [member, value] of Object.entries(rule)) {
     if (value !== undefined) {
       const read = readers[member as keyof ClaimRule];
-      demand[member] = read(`${name}: ${member}`, value);
+      members[member] = read(`${name}: ${member}`, value);
     }
   }
+  const demand = { ...blank, ...members, claim } as ClaimDemand;
   const { has, allowMissing } = rule;
-  const others = demandsOf(demand as unknown as ClaimDemand).filter((one) => one.rule !== "has");
+  const others = demandsOf(demand).filter((one) => one.rule !== "has");
   if (has === false && (others.length > 0 || allowMissing !== undefined)) {
     throw new TypeError(
       `${name}: has: false says that the claim must not exist; remove the other rules`,
@@ -390,8 +391,8 @@ function readRule(claim: string, name: string, rule: GivenRule): ClaimDemand {
       `${name}: has: true and allowMissing: true contradict each other; remove one`,
     );
   }
-  assertSatisfiable(name, demand as unknown as ClaimDemand);
-  return demand as unknown as ClaimDemand;
+  assertSatisfiable(name, demand);
+  return demand;
 }
 
 /** @throws TypeError if no value lies within the bounds of a rule */
