@@ -9,7 +9,7 @@ import {
 import type { CookieOptions } from "./request/cookie-options.ts";
 import { SessionCookies } from "./request/cookies.ts";
 import { readPageOrigins } from "./request/origins.ts";
-import { DeviceBinding } from "./server/authenticate/device.ts";
+import { DbscBinding } from "./server/authenticate/dbsc.ts";
 import { type BindMode, Proofs } from "./server/authenticate/proofs.ts";
 import type { Core } from "./server/core.ts";
 
@@ -49,7 +49,7 @@ export interface ReadHost {
     | "cookies"
     | "origins"
     | "proofs"
-    | "device"
+    | "dbsc"
     | "tenantId"
   >;
 }
@@ -119,7 +119,7 @@ function readHost(host: HostOptions, service: Service & { readonly option: strin
       isOwnIssuer: isAnyOf(accepted),
       ...{ cookies, origins },
       proofs: new Proofs({ mode: service.bindMode, url: issuer }),
-      device: new DeviceBinding({ base: url, cookies: cookies.plan, origins }),
+      dbsc: new DbscBinding({ base: url, cookies: cookies.plan, origins }),
       tenantId: tenantId === undefined ? url.host : tenantId,
     },
   };

@@ -133,7 +133,7 @@ export type {
   StepUpDemand,
   VerifyingSessions,
 } from "./server/reading.ts";
-export type { DeviceEndpoints, DeviceRequest } from "./server/service/device.ts";
+export type { DbscEndpoints, DbscRequest } from "./server/service/dbsc.ts";
 export type { AdoptedFacts } from "./server/session/adopt.ts";
 export type {
   AuditEntry,

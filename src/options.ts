@@ -46,7 +46,7 @@ import { readCacheLimits, type VerifiedCacheOptions } from "./jwt/verified-cache
 import type { CookieOptions } from "./request/cookie-options.ts";
 import { SessionCookies } from "./request/cookies.ts";
 import { readPageOrigins } from "./request/origins.ts";
-import { DeviceBinding } from "./server/authenticate/device.ts";
+import { DbscBinding } from "./server/authenticate/dbsc.ts";
 import { type BindMode, Proofs, readBindMode } from "./server/authenticate/proofs.ts";
 import { Operations } from "./server/call/operations.ts";
 import type { ClientIp, Core, RefusalMessage } from "./server/core.ts";
@@ -362,7 +362,7 @@ export function readOptions(options: SessionsOptions): ResolvedOptions {
       origins,
       crossSite: readChoice("crossSite", options.crossSite, ["checked", "unchecked"]),
       proofs: new Proofs({ mode: readBindMode("bind.mode", options.bind?.mode), url }),
-      device: new DeviceBinding({
+      dbsc: new DbscBinding({
         base: readIssuer(url, "bind.url"),
         cookies: cookies.plan,
         origins,

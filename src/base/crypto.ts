@@ -91,7 +91,7 @@ export interface SecretKeys {
   /** Makes the nonces of proofs of possession. */
   readonly nonce: Mac;
   /** Makes the challenges, session identifiers and proof cookies of device bound sessions. */
-  readonly device: Mac;
+  readonly dbsc: Mac;
   /** Makes tickets. */
   readonly ticket: Mac;
   /** AES-256-GCM key for data that is stored encrypted. */
@@ -151,7 +151,7 @@ async function deriveKeys(secret: Uint8Array<ArrayBuffer>, issuer: string): Prom
     refreshCheck: await createMac(await derive("refresh-check"), checkBytes),
     antiCsrf: await createMac(await derive("anti-csrf")),
     nonce: await createMac(await derive("proof-nonce")),
-    device: await createMac(await derive("device-proof")),
+    dbsc: await createMac(await derive("dbsc")),
     ticket: await createMac(await derive("ticket")),
     encryption: await crypto.subtle.importKey("raw", encryption, "AES-GCM", false, [
       "encrypt",

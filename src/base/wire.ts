@@ -37,7 +37,7 @@ export const proofHeader = {
 } as const;
 
 /** The headers of Device Bound Session Credentials (DBSC, W3C). Browsers write the bare value or quote it. */
-export const deviceHeader = {
+export const dbscHeader = {
   /** Response: asks a browser to register a key for the session. */
   registration: "secure-session-registration",
   /** Request: the proof, a JWT. */

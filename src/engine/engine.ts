@@ -16,7 +16,7 @@ import { AntiCsrf } from "./macs/anti-csrf.ts";
 import { Tickets } from "./macs/tickets.ts";
 import { storeFailed } from "./reach.ts";
 import { RecordUpdates } from "./records.ts";
-import { DeviceValues } from "./refresh/device.ts";
+import { DbscValues } from "./refresh/dbsc.ts";
 import type { Nonces } from "./refresh/nonces.ts";
 import { type OnMismatch, Refresher } from "./refresh/refresh.ts";
 import { RefreshTokens } from "./refresh/token.ts";
@@ -64,7 +64,7 @@ export class Engine {
   /** The nonces of proofs of possession. */
   readonly nonces: Nonces;
   /** The challenges and proofs of device bound sessions. */
-  readonly device: DeviceValues;
+  readonly dbsc: DbscValues;
   readonly tickets: Tickets;
   readonly refreshTokens: RefreshTokens;
   readonly creator: SessionCreator;
@@ -100,7 +100,7 @@ export class Engine {
     this.revocations = revocations;
     this.antiCsrf = new AntiCsrf(secrets);
     this.nonces = nonces;
-    this.device = new DeviceValues(secrets);
+    this.dbsc = new DbscValues(secrets);
     this.tickets = new Tickets({ secrets, store, load: (id) => this.load(id) });
     this.refreshTokens = refreshTokens;
     const parts = { secrets, revocations, accessTokens, refreshTokens, audit, nonces };

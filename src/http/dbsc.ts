@@ -1,12 +1,12 @@
 import { assertMembers } from "../base/checks.ts";
-import type { DeviceEndpoints } from "../server/service/device.ts";
+import type { DbscEndpoints } from "../server/service/dbsc.ts";
 import { headersOf, urlOf } from "./exchange.ts";
 import { type NodeFallback, nodeFallback } from "./node.ts";
 
 /** The sessions to bind, such as the object that `createSessions` returns. */
 export interface DbscTarget {
   /** Offers DBSC at sign-ins from now on, and returns the endpoints. */
-  dbsc(path: string): DeviceEndpoints;
+  dbsc(path: string): DbscEndpoints;
 }
 
 /** The options of {@link dbscHandler}. */
@@ -65,7 +65,7 @@ export function dbscFallback(sessions: DbscTarget, options: DbscOptions = {}): N
   );
 }
 
-function serve(sessions: DbscTarget, options: DbscOptions): DeviceEndpoints {
+function serve(sessions: DbscTarget, options: DbscOptions): DbscEndpoints {
   if (typeof sessions?.dbsc !== "function") {
     throw new TypeError("dbscHandler: pass the object that createSessions returned first");
   }

@@ -8,7 +8,7 @@ export type { SessionsHealth } from "../engine/revocation/health.ts";
 export type { ExternalId } from "../engine/store.ts";
 export type { JsonWebKey, JsonWebKeySet, SigningAlgorithm } from "../jwt/jwk.ts";
 export type { Fetch } from "../jwt/remote-keys.ts";
-export type { DeviceEndpoints, DeviceRequest } from "../server/service/device.ts";
+export type { DbscEndpoints, DbscRequest } from "../server/service/dbsc.ts";
 export {
   type BackChannelLogoutHandler,
   type BackChannelLogoutOptions,

@@ -5,7 +5,7 @@ import { parseJws } from "./strict-parse.ts";
 import { isSigned } from "./verifier.ts";
 
 /** A valid proof of a device. Whether its challenge is one of the service is for the caller to decide. */
-export interface DeviceProof {
+export interface DbscProof {
   /** The thumbprint of the key (RFC 7638, SHA-256, base64url). */
   readonly thumbprint: string;
   /** The public key, with the members of RFC 7638 alone. */
@@ -14,8 +14,8 @@ export interface DeviceProof {
   readonly jti: string;
 }
 
-export type VerifiedDeviceProof =
-  | { readonly proof: DeviceProof }
+export type VerifiedDbscProof =
+  | { readonly proof: DbscProof }
   /** The rule that the proof breaks, as a whole sentence without values of the proof. */
   | { readonly refused: string };
 
@@ -31,10 +31,10 @@ const maxJti = 256;
  * @param text the value of the header `Secure-Session-Response`
  * @param known the public key that was registered. Undefined at the registration, where the proof brings it
  */
-export async function verifyDeviceProof(
+export async function verifyDbscProof(
   text: string,
   known?: JsonObject,
-): Promise<VerifiedDeviceProof> {
+): Promise<VerifiedDbscProof> {
   // 1. One well-formed JWT of this type.
   const parsed = text.length <= maxLength ? parseJws(text) : undefined;
   if (parsed === undefined) {

@@ -12,7 +12,7 @@ import type { SessionRecord } from "../engine/store.ts";
 import type { TokenClaims } from "../jwt/claims.ts";
 import type { SessionCookies } from "../request/cookies.ts";
 import type { CrossSiteRule } from "../request/origins.ts";
-import type { DeviceBinding } from "./authenticate/device.ts";
+import type { DbscBinding } from "./authenticate/dbsc.ts";
 import type { Proofs } from "./authenticate/proofs.ts";
 import type { Call, SessionFactory, VerifiedClaims } from "./call/call.ts";
 import type { ClientContext } from "./call/exchange.ts";
@@ -134,7 +134,7 @@ export interface VerifyingCore<S extends VerifiedSession = VerifiedSession>
 /** The same for everything that also creates, refreshes and ends sessions. */
 export interface Core extends VerifyingCore<Session> {
   /** Sessions in cookies that are bound to a key of the browser. */
-  readonly device: DeviceBinding;
+  readonly dbsc: DbscBinding;
   readonly browserHeaderTransport: boolean;
   /** The tenant of new sessions that name none: that of their host. Default: none. */
   readonly tenantId?: string | null;

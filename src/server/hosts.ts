@@ -21,7 +21,7 @@ import {
 import type { Core } from "./core.ts";
 import { type ClaimRules, type Policies, procedureOf } from "./policy/policy.ts";
 import { type Protection, protect, registerService, serviceOptions } from "./protect.ts";
-import type { DeviceEndpoints } from "./service/device.ts";
+import type { DbscEndpoints } from "./service/dbsc.ts";
 import { type AdoptedSession, isAdopted } from "./session/adopt.ts";
 import {
   createInstance,
@@ -321,7 +321,7 @@ function devicesOf(
   all: readonly ServerInstance[],
   path: string,
   instanceOf: (request: HostRequest) => ServerInstance,
-): DeviceEndpoints {
+): DbscEndpoints {
   const endpoints = new Map(all.map((one) => [one, one.sessions.dbsc(path)] as const));
   const known = new Set([...endpoints.values()].flatMap(({ paths }) => paths));
   return {

@@ -19,7 +19,7 @@ import { ClaimSources } from "./policy/sources.ts";
 import { type Protection, registerService, serviceOptions } from "./protect.ts";
 import { unprotected, type VerifyingSessions, verifyingInstance } from "./reading.ts";
 import { failCall, misuse, refuseCall } from "./response/errors.ts";
-import { type DeviceEndpoints, serveDevices } from "./service/device.ts";
+import { type DbscEndpoints, serveDbsc } from "./service/dbsc.ts";
 import { createSessionService, signOut } from "./service/service.ts";
 import { type AdoptedFacts, type AdoptedSession, isAdopted, readAdopted } from "./session/adopt.ts";
 import { auditLogOf, type SessionAuditLog } from "./session/audit.ts";
@@ -231,7 +231,7 @@ export interface ServerSessions<Claims extends object = JsonObject, Given extend
    * @param path the path of the endpoints, such as "/dbsc"
    * @throws TypeError if the path is wrong, or the cookies are partitioned
    */
-  dbsc(path: string): DeviceEndpoints;
+  dbsc(path: string): DbscEndpoints;
   /**
    * Creates a ticket for the session of this call, where its tokens cannot go: a WebSocket, or a download
    * from another host. Whoever has the ticket may redeem it once, on any server that shares the store.
@@ -487,7 +487,7 @@ export function createInstance(given: Core, policies: Policies): ServerInstance 
       typeof given === "object"
         ? verifying.check(given)
         : run(() => checkById(core, given, rules))) as ServerSessions["check"],
-    dbsc: (path) => serveDevices(core, path),
+    dbsc: (path) => serveDbsc(core, path),
     auditLog: core.operations.tracked(auditLogOf(core)),
     host: () => {
       throw new TypeError(

@@ -248,13 +248,13 @@ async function refreshByCookie(core: Core, call: Call): Promise<RefreshedCall> {
   const { token, besideForeign } = await selectRefreshCookie(core, engine, presented);
 
   // 5. The proof that the browser has the key of the session. It is used once.
-  addCookies(call.responseHeader, core.device.cookies.expire(call.requestHeader.get("cookie")));
-  const proof = await core.device.proofOn(engine, call, token);
+  addCookies(call.responseHeader, core.dbsc.cookies.expire(call.requestHeader.get("cookie")));
+  const proof = await core.dbsc.proofOn(engine, call, token);
 
   // 6. Exchange the token: the engine rotates it, or revokes the session if it detects reuse.
   const exchanged = engine.refresher.refresh({ token, transport: "cookie", ...proof });
   const refreshed = await exchanged.catch((thrown: unknown) => {
-    const { error, cookies } = core.device.refusalOf(call, thrown);
+    const { error, cookies } = core.dbsc.refusalOf(call, thrown);
     addCookies(call.responseHeader, cookies);
     throw error;
   });

@@ -202,7 +202,7 @@ export async function signIn(
   }
   await writeCreated(core, call, engine, created);
   if (mode !== "off" && transport === "cookie") {
-    await core.device.offer(engine, call, created.record);
+    await core.dbsc.offer(engine, call, created.record);
   }
   return enterCreated(core, call, created);
 }
@@ -225,7 +225,7 @@ async function keyToBind(
     );
   }
   const engine = await core.engine();
-  if (transport === "cookie" && core.device.isOffered) {
+  if (transport === "cookie" && core.dbsc.isOffered) {
     return null; // the browser registers a key later
   }
   const key = transport === "header" ? await core.proofs.prove(engine, call, undefined) : undefined;

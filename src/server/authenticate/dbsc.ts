@@ -1,12 +1,12 @@
 import { SessionService } from "../../../gen/rpcsession/v1/service_pb.ts";
 import { SessionError } from "../../base/errors.ts";
-import { deviceHeader } from "../../base/wire.ts";
+import { dbscHeader } from "../../base/wire.ts";
 import {
   type ChallengePurpose,
   challengeLife,
-  type DeviceValues,
+  type DbscValues,
   type Place,
-} from "../../engine/refresh/device.ts";
+} from "../../engine/refresh/dbsc.ts";
 import { parseRefreshToken } from "../../engine/refresh/format.ts";
 import { proofLaterError } from "../../engine/refresh/refresh.ts";
 import type { PresentedRefreshToken } from "../../engine/refresh/token.ts";
@@ -17,13 +17,13 @@ import { ProofCookies } from "../../request/proof-cookie.ts";
 import type { Call } from "../call/call.ts";
 import { UsedOnce } from "./used-once.ts";
 
-/** The parts of the engine by which proofs of devices are made and read. */
-export interface DeviceEngine {
-  readonly device: DeviceValues;
+/** The parts of the engine that make and read the proofs of browsers. */
+export interface DbscEngine {
+  readonly dbsc: DbscValues;
   readonly revocations: { storeNow(): number };
 }
 
-interface DeviceBindingOptions {
+interface DbscBindingOptions {
   /** The public base URL of the service, under which browsers call it. Never from `Host`. */
   readonly base: URL;
   readonly cookies: CookiePlan;
@@ -44,14 +44,14 @@ export function lineageOf({ id, lineage }: Pick<SessionRecord, "id" | "lineage">
  *
  * The browser holds each call of `SessionService.Refresh` until it has a proof cookie, and no other call.
  */
-export class DeviceBinding {
+export class DbscBinding {
   readonly cookies: ProofCookies;
-  readonly #options: DeviceBindingOptions;
+  readonly #options: DbscBindingOptions;
   readonly #challenges = new UsedOnce();
   /** The public path of the endpoints; undefined while nobody serves them. */
   #path: string | undefined;
 
-  constructor(options: DeviceBindingOptions) {
+  constructor(options: DbscBindingOptions) {
     this.#options = options;
     this.cookies = new ProofCookies(options.cookies, this.#refreshPath);
   }
@@ -101,7 +101,7 @@ export class DeviceBinding {
 
   /** Asks the browser of a sign-in to register a key for its session. */
   async offer(
-    engine: DeviceEngine,
+    engine: DbscEngine,
     { requestHeader, responseHeader }: Pick<Call, "requestHeader" | "responseHeader">,
     record: SessionRecord,
   ): Promise<void> {
@@ -111,24 +111,24 @@ export class DeviceBinding {
     }
     const challenge = await this.challenge(engine, "register", lineageOf(record));
     responseHeader.set(
-      deviceHeader.registration,
+      dbscHeader.registration,
       `(ES256 RS256);path="${this.#path}/register";challenge="${challenge}"`,
     );
   }
 
-  challenge(engine: DeviceEngine, purpose: ChallengePurpose, lineage: string): Promise<string> {
-    return engine.device.challenge(purpose, this.#place(lineage), engine.revocations.storeNow());
+  challenge(engine: DbscEngine, purpose: ChallengePurpose, lineage: string): Promise<string> {
+    return engine.dbsc.challenge(purpose, this.#place(lineage), engine.revocations.storeNow());
   }
 
   /** Whether a challenge is a recent one of the service, and was not used on this server before. */
   async takeChallenge(
-    engine: DeviceEngine,
+    engine: DbscEngine,
     purpose: ChallengePurpose,
     { lineage, jti }: { readonly lineage: string; readonly jti: string },
   ): Promise<boolean> {
     const now = engine.revocations.storeNow();
     return (
-      (await engine.device.isChallenge(jti, purpose, this.#place(lineage), now)) &&
+      (await engine.dbsc.isChallenge(jti, purpose, this.#place(lineage), now)) &&
       this.#challenges.isFirst(jti, now, challengeLife.register)
     );
   }
@@ -158,14 +158,14 @@ export class DeviceBinding {
 
   /** Reads what a call proves of the key for its refresh token. */
   async proofOn(
-    { device, revocations }: DeviceEngine,
+    { dbsc, revocations }: DbscEngine,
     { requestHeader }: Pick<Call, "requestHeader">,
     token: string,
   ): Promise<Pick<PresentedRefreshToken, "provenKey" | "unproven">> {
     const proofs = this.cookies.read(requestHeader.get("cookie"));
     const admitted = parseRefreshToken(token);
     for (const proof of admitted === undefined ? [] : proofs) {
-      const provenKey = await device.provenBy(
+      const provenKey = await dbsc.provenBy(
         proof,
         admitted as NonNullable<typeof admitted>,
         revocations.storeNow(),
@@ -177,7 +177,7 @@ export class DeviceBinding {
     if (proofs.length > 0) {
       return { unproven: "stale" };
     }
-    return { unproven: requestHeader.has(deviceHeader.skipped) ? "skipped" : "missing" };
+    return { unproven: requestHeader.has(dbscHeader.skipped) ? "skipped" : "missing" };
   }
 
   /**

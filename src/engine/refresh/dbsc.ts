@@ -27,7 +27,7 @@ export interface AdmittedToken {
 }
 
 /** The identifier that a browser keeps for a binding. Nothing of it is proven. */
-export interface DeviceIdentifier {
+export interface DbscIdentifier {
   /** The lineage of the session, which `reauthenticate` keeps. */
   readonly lineage: string;
   readonly jwk: JsonObject;
@@ -51,7 +51,7 @@ const identifierShape = new RegExp(`^([\\w-]{8})\\.([\\w-]{20,3000})\\.${mac}\\.
  * The identifier carries the public key. Until the first proof, its MAC shows that the key was registered.
  * From then on the session names the thumbprint of the key, so the identifier outlives its secret.
  */
-export class DeviceValues {
+export class DbscValues {
   readonly #secrets: SecretRing;
 
   constructor(secrets: SecretRing) {
@@ -90,7 +90,7 @@ export class DeviceValues {
   }
 
   /** Reads an identifier; undefined if it does not have the form of one. */
-  async readIdentifier(text: string): Promise<DeviceIdentifier | undefined> {
+  async readIdentifier(text: string): Promise<DbscIdentifier | undefined> {
     const [, , key = "", , lineage = ""] = identifierShape.exec(text) ?? [];
     try {
       const jwk = JSON.parse(new TextDecoder().decode(base64Decode(key))) as JsonObject;
@@ -101,7 +101,7 @@ export class DeviceValues {
   }
 
   /** Whether a server has made the identifier, so that its key was registered for the session. */
-  isRegistered({ text, lineage }: DeviceIdentifier): boolean | Promise<boolean> {
+  isRegistered({ text, lineage }: DbscIdentifier): boolean | Promise<boolean> {
     const [, secretId = "", key = "", code = ""] = identifierShape.exec(text) ?? [];
     return this.#isSigned(secretId, ["identifier", lineage, key], code);
   }
@@ -123,12 +123,12 @@ export class DeviceValues {
   }
 
   async #sign(fields: readonly string[]): Promise<string> {
-    return encodeBase64url(await this.#secrets.current.device.sign(inputOf(fields)));
+    return encodeBase64url(await this.#secrets.current.dbsc.sign(inputOf(fields)));
   }
 
   async #isSigned(secretId: string, fields: readonly string[], code: string): Promise<boolean> {
     const keys = this.#secrets.byId.get(secretId);
-    return keys !== undefined && (await keys.device.verify(inputOf(fields), base64Decode(code)));
+    return keys !== undefined && (await keys.dbsc.verify(inputOf(fields), base64Decode(code)));
   }
 }
 

@@ -1,17 +1,17 @@
 import { SessionError, unavailable } from "../../base/errors.ts";
-import { deviceHeader } from "../../base/wire.ts";
+import { dbscHeader } from "../../base/wire.ts";
 import type { Engine } from "../../engine/engine.ts";
 import { isLive } from "../../engine/liveness.ts";
-import { type DeviceIdentifier, proofLife } from "../../engine/refresh/device.ts";
+import { type DbscIdentifier, proofLife } from "../../engine/refresh/dbsc.ts";
 import { type ProvenRefreshToken, UnknownSecretError } from "../../engine/refresh/token.ts";
-import { verifyDeviceProof } from "../../jwt/dbsc.ts";
+import { verifyDbscProof } from "../../jwt/dbsc.ts";
 import { maxCopies, readSessionCookies } from "../../request/tokens.ts";
-import { lineageOf } from "../authenticate/device.ts";
+import { lineageOf } from "../authenticate/dbsc.ts";
 import { isProven, proveRefresh, type RefreshProof } from "../authenticate/refresh.ts";
 import type { Core } from "../core.ts";
 
 /** A request to an endpoint of DBSC. */
-export interface DeviceRequest {
+export interface DbscRequest {
   readonly method: string;
   /** The path of the URL, without its query. */
   readonly path: string;
@@ -21,19 +21,19 @@ export interface DeviceRequest {
 }
 
 /** The endpoints of Device Bound Session Credentials. `dbscHandler` of `rpc-session/http` serves them. */
-export interface DeviceEndpoints {
+export interface DbscEndpoints {
   /** All paths under which the endpoints are. */
   readonly paths: readonly string[];
   /** Answers a request; undefined for another path. Never rejects. */
-  answer(request: DeviceRequest): Promise<Response> | undefined;
+  answer(request: DbscRequest): Promise<Response> | undefined;
 }
 
 /**
  * Offers a binding at each sign-in with cookies from now on.
  * @throws TypeError if browsers would not keep to it
  */
-export function serveDevices(core: Core, path: string): DeviceEndpoints {
-  const prefixes = core.device.serve(path);
+export function serveDbsc(core: Core, path: string): DbscEndpoints {
+  const prefixes = core.dbsc.serve(path);
   const works = { register, refresh } as const;
   const byPath = new Map<string, (typeof works)[keyof typeof works]>(
     prefixes.flatMap((prefix) =>
@@ -63,7 +63,7 @@ export function serveDevices(core: Core, path: string): DeviceEndpoints {
  */
 async function register(core: Core, engine: Engine, headers: Headers): Promise<Response> {
   // 1. The proof brings the key, and shows that the browser has it.
-  const verified = await verifyDeviceProof(textOf(headers, deviceHeader.response));
+  const verified = await verifyDbscProof(textOf(headers, dbscHeader.response));
   if ("refused" in verified) {
     return refused(verified.refused);
   }
@@ -76,10 +76,10 @@ async function register(core: Core, engine: Engine, headers: Headers): Promise<R
     if (
       isLive({ record, now }) &&
       boundKey === null &&
-      (await core.device.takeChallenge(engine, "register", { lineage, jti }))
+      (await core.dbsc.takeChallenge(engine, "register", { lineage, jti }))
     ) {
       // 3. What the browser does from now on. It has no proof cookie yet, so the next refresh is held.
-      return instructions(core, await engine.device.identifier(lineage, jwk));
+      return instructions(core, await engine.dbsc.identifier(lineage, jwk));
     }
   }
   return refused(
@@ -96,7 +96,7 @@ async function register(core: Core, engine: Engine, headers: Headers): Promise<R
 async function refresh(core: Core, engine: Engine, headers: Headers): Promise<Response> {
   // 1. The binding, and its session by the cookies. An ended one is forgotten, and so is that of an earlier
   // sign-in; the browser then goes on to the present one.
-  const identifier = await engine.device.readIdentifier(textOf(headers, deviceHeader.sessionId));
+  const identifier = await engine.dbsc.readIdentifier(textOf(headers, dbscHeader.sessionId));
   if (identifier === undefined) {
     return ended("The header Sec-Secure-Session-Id must be an identifier of this service.");
   }
@@ -115,17 +115,17 @@ async function refresh(core: Core, engine: Engine, headers: Headers): Promise<Re
 
   // 3. The proof by that key, which answers a challenge of ours. A browser that has got an answer without a
   // new challenge sends the used one again.
-  const text = textOf(headers, deviceHeader.response);
+  const text = textOf(headers, dbscHeader.response);
   if (text === "") {
     return challenge(core, engine, identifier);
   }
-  const verified = await verifyDeviceProof(text, identifier.jwk);
+  const verified = await verifyDbscProof(text, identifier.jwk);
   if ("refused" in verified) {
     return ended(verified.refused);
   }
   const { jti, thumbprint } = verified.proof;
   const { lineage } = identifier;
-  if (!(await core.device.takeChallenge(engine, "refresh", { lineage, jti }))) {
+  if (!(await core.dbsc.takeChallenge(engine, "refresh", { lineage, jti }))) {
     return challenge(core, engine, identifier);
   }
 
@@ -133,9 +133,9 @@ async function refresh(core: Core, engine: Engine, headers: Headers): Promise<Re
   const { generation, record } = session;
   const admitted = { session: record.id, generation };
   const now = engine.revocations.storeNow();
-  const proof = await engine.device.proof(admitted, thumbprint, now);
+  const proof = await engine.dbsc.proof(admitted, thumbprint, now);
   const answer = instructions(core, identifier.text);
-  answer.headers.set("set-cookie", core.device.cookies.set(proof, proofLife / 1000));
+  answer.headers.set("set-cookie", core.dbsc.cookies.set(proof, proofLife / 1000));
   return answer;
 }
 
@@ -163,7 +163,7 @@ async function sessionsOf(
 
 interface Binding {
   readonly session: ProvenRefreshToken;
-  readonly identifier: DeviceIdentifier;
+  readonly identifier: DbscIdentifier;
 }
 
 async function isKeyOf(
@@ -173,7 +173,7 @@ async function isKeyOf(
 ): Promise<boolean> {
   const { boundKey, record } = session;
   if (boundKey === null) {
-    return engine.device.isRegistered(identifier);
+    return engine.dbsc.isRegistered(identifier);
   }
   if (boundKey !== identifier.thumbprint) {
     const { id: sessionId, userId } = record;
@@ -191,20 +191,20 @@ function textOf(headers: Headers, name: string): string {
 
 const noStore = { "cache-control": "no-store" } as const;
 
-function instructions({ device }: Core, identifier: string): Response {
+function instructions({ dbsc }: Core, identifier: string): Response {
   const headers = { "content-type": "application/json", ...noStore };
-  return new Response(device.instructions(identifier), { status: 200, headers });
+  return new Response(dbsc.instructions(identifier), { status: 200, headers });
 }
 
 async function challenge(
   core: Core,
   engine: Engine,
-  { lineage, text }: DeviceIdentifier,
+  { lineage, text }: DbscIdentifier,
 ): Promise<Response> {
-  const value = await core.device.challenge(engine, "refresh", lineage);
+  const value = await core.dbsc.challenge(engine, "refresh", lineage);
   return new Response(null, {
     status: 403,
-    headers: { [deviceHeader.challenge]: `"${value}";id="${text}"`, ...noStore },
+    headers: { [dbscHeader.challenge]: `"${value}";id="${text}"`, ...noStore },
   });
 }
 
@@ -223,7 +223,7 @@ function failed(core: Core, cause: unknown): Response {
   const error =
     cause instanceof SessionError
       ? cause
-      : unavailable("a proof of a device could not be checked; see the cause", cause);
+      : unavailable("a proof of a browser (DBSC) could not be checked; see the cause", cause);
   core.emit({ type: "failed", procedure: undefined, error });
   const seconds = Math.ceil((error.retryAfter ?? 1000) / 1000);
   return new Response(null, {
