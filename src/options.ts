@@ -486,7 +486,6 @@ function readEngineOptions(
   const { issuer, audience, bind = {} } = options;
   assertMembers("bind", bind, { mode: 0, onMismatch: 0, url: 0 });
   return {
-    mayRequire: bind.mode === "required",
     onMismatch: readChoice("bind.onMismatch", bind.onMismatch, ["refuse", "revoke"]),
     issuer,
     older: readOlderIssuers(options.olderIssuers, { issuer, audience }),

@@ -18,7 +18,7 @@ import { liveOf } from "./liveness.ts";
 import { storeFailed } from "./reach.ts";
 import type { Nonces } from "./refresh/nonces.ts";
 import { unprovenError } from "./refresh/refresh.ts";
-import type { Beginning, RefreshTokens } from "./refresh/token.ts";
+import { type Beginning, hasToBeBound, type RefreshTokens } from "./refresh/token.ts";
 import type { RevocationLog } from "./revocation/log.ts";
 import type {
   AuditDetail,
@@ -232,7 +232,8 @@ export class SessionCreator {
     const { store, secrets, refreshTokens, lifetimes, limit = null } = this.#options;
     const { life, from, adopted, provenKey: _, boundKey = null, ...content } = creation;
     const id = adopted?.id ?? randomId(16);
-    const { root, ...proof } = await refreshTokens.begin(boundKey !== null);
+    const namesKey = boundKey !== null || hasToBeBound(creation);
+    const { root, ...proof } = await refreshTokens.begin(namesKey);
     const inserted = await store
       .insert({
         ...content,

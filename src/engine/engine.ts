@@ -43,8 +43,6 @@ export interface EngineOptions extends SharedOptions {
   readonly limit?: SessionLimit | null;
   /** Default "refuse". */
   readonly onMismatch?: OnMismatch;
-  /** Whether sessions in cookies may have to be bound. Default false. */
-  readonly mayRequire?: boolean;
   /** Default: the client may read no claims. */
   readonly shownLength?: ShownLength;
 }

@@ -146,6 +146,23 @@ describe("mintRooted: tokens of format 2", () => {
     );
   });
 
+  it("says that a session has to be bound to a key, and then to which one", async () => {
+    const marked = await mintRooted(keys, { ...ofRoot, mustBind: true });
+    const boundKey = randomId(32);
+    const bound = await mintRooted(keys, { ...ofRoot, boundKey });
+    expect(parseRefreshToken(rooted)).toMatchObject({ boundKey: null, mustBind: false });
+    expect(parseRefreshToken(marked)).toMatchObject({ boundKey: null, mustBind: true });
+    expect(parseRefreshToken(bound)).toMatchObject({ boundKey, mustBind: false });
+    const all = [rooted, marked, bound];
+    for (const token of all) {
+      expect(await admits(token)).toBe(true);
+      for (const field of ["", ".b", `.${boundKey}`]) {
+        const changed = token.replace(/(\.2\.[\w-]{22}).*(\.[\w-]{43})$/, `$1${field}$2`);
+        expect(await admits(changed), changed).toBe(all.indexOf(changed) >= 0);
+      }
+    }
+  });
+
   it("takes the salt of an older session as its root, and stays within the limit", async () => {
     const longest = { ...ofRoot, generation: 9_999_999_999, root: randomId(32) };
     const token = await mintRooted(keys, longest);

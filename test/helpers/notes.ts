@@ -2,8 +2,11 @@ import type { ConnectRouter } from "@connectrpc/connect";
 import type { Sessions } from "rpc-session";
 import { NotesService } from "../../examples/gen/notes/v1/notes_pb.ts";
 
-/** A minimal notes service with sessions; counts how often its handlers ran. */
-export function notesApp(sessions: Sessions) {
+/**
+ * A minimal notes service with sessions; counts how often its handlers ran.
+ * @param own what its sign-ins ask for
+ */
+export function notesApp(sessions: Sessions, own: { readonly bind?: "required" } = {}) {
   const notes = new Map<string, string[]>();
   const of = (userId: string): string[] => {
     const list = notes.get(userId) ?? [];
@@ -15,7 +18,7 @@ export function notesApp(sessions: Sessions) {
     router.service(NotesService, {
       async signIn(request, context) {
         calls.handled++;
-        await sessions.create(context, { userId: request.user });
+        await sessions.create(context, { userId: request.user, ...own });
         return {};
       },
       async signOut(_request, context) {

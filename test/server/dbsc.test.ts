@@ -24,14 +24,14 @@ const proofName = "__Http-rpcsession-proof";
 
 type Options = NonNullable<Parameters<typeof testSessions>[0]>;
 
-async function startWorld(options: Options = {}) {
+async function startWorld(options: Options = {}, own: Parameters<typeof notesApp>[1] = {}) {
   const events: SessionEvent[] = [];
   const sessions = testSessions({
     public: [NotesService.method.signIn],
     onEvent: (event) => events.push(event),
     ...options,
   });
-  const { routes } = notesApp(sessions);
+  const { routes } = notesApp(sessions, own);
   const fallback = dbscFallback(sessions);
   const url = await listenForTest(
     connectNodeAdapter({ ...sessions.protect({ routes }), fallback }),
@@ -595,35 +595,57 @@ describe("a method that needs a proof on each call", () => {
 
 describe("bind: required, with tokens in cookies", () => {
   const required = { bind: { mode: "required" } } as const;
+  /** The whole service, or one sign-in. */
+  const ways = [
+    ["by the service", required, {}],
+    ["by a sign-in", {}, { bind: "required" }],
+  ] as const;
 
-  it("feat:S12 a session that its browser has proven goes on", async () => {
-    const world = await startWorld(required);
-    const browser = world.newBrowser();
-    const tab = await bind(world, browser);
-    await tab.session.refresh();
-    await use(world, tab);
-    browser.rest();
-    await tab.session.refresh();
-    expect(tab.session.state.status).toBe("signedIn");
-    expect((await world.sessions.find(tab.id))?.device).toMatchObject({
-      ...{ bind: "required", bound: "dbsc" },
-    });
-  });
+  it.each(ways)(
+    "feat:S12 %s: a session that its browser has proven goes on",
+    async (_, options, own) => {
+      const world = await startWorld(options, own);
+      const browser = world.newBrowser();
+      const tab = await bind(world, browser);
+      await tab.session.refresh();
+      await use(world, tab);
+      browser.rest();
+      await tab.session.refresh();
+      expect(tab.session.state.status).toBe("signedIn");
+      expect((await world.sessions.find(tab.id))?.device).toMatchObject({
+        ...{ bind: "required", bound: "dbsc" },
+      });
+    },
+  );
 
-  it("feat:S12 one that no browser has proven is refreshed for 5 minutes, and changes no more", async () => {
-    const world = await startWorld(required);
-    const browser = world.newBrowser({ knowsDbsc: false });
-    const tab = openTab(world, browser);
-    await tab.notes.signIn({ user: "alice" });
-    world.clock.advance("299s");
-    await tab.session.refresh();
-    world.clock.advance("2s");
-    const [before] = (await world.sessions.list({ userId: "alice" })).sessions;
-    expect((await failure(tab.session.refresh()))?.code).toBe(Code.Unavailable);
-    expect((await world.sessions.list({ userId: "alice" })).sessions).toEqual([before]);
-    expect((await failure(tab.session.refresh()))?.code).toBe(Code.Unauthenticated);
-    expect(tab.session.state.status).toBe("signedOut");
-  });
+  it.each(ways)(
+    "feat:S12 %s: one that no browser has proven is refreshed for 5 minutes, and changes no more",
+    async (_, options, own) => {
+      const world = await startWorld(options, own);
+      const browser = world.newBrowser({ knowsDbsc: false });
+      const tab = openTab(world, browser);
+      await tab.notes.signIn({ user: "alice" });
+      world.clock.advance("299s");
+      await tab.session.refresh();
+      world.clock.advance("2s");
+      const [before] = (await world.sessions.list({ userId: "alice" })).sessions;
+      expect((await failure(tab.session.refresh()))?.code).toBe(Code.Unavailable);
+      expect((await world.sessions.list({ userId: "alice" })).sessions).toEqual([before]);
+      expect((await failure(tab.session.refresh()))?.code).toBe(Code.Unauthenticated);
+      expect(tab.session.state.status).toBe("signedOut");
+    },
+  );
+
+  it.each(ways)(
+    "feat:S12 %s: it is not refreshed either if its use has confirmed its tokens",
+    async (_, options, own) => {
+      const world = await startWorld(options, own);
+      const tab = openTab(world, world.newBrowser({ knowsDbsc: false }));
+      await tab.notes.signIn({ user: "alice" });
+      await use(world, tab);
+      expect((await failure(tab.session.refresh()))?.code).toBe(Code.Unavailable);
+    },
+  );
 });
 
 describe("dbscHandler", () => {

@@ -21,13 +21,18 @@ export interface SaltedToken extends NamedByToken {
   readonly check: Uint8Array;
 }
 
-/** A token of format 2: `secretId.session.generation.2.root.mac`, or `….root.boundKey.mac`. */
+/**
+ * A token of format 2: `secretId.session.generation.2.root.mac`. Before the mac, that of a bound session
+ * has the thumbprint of its key, and that of a session that has to be bound has the letter `b`.
+ */
 export interface RootedToken extends NamedByToken {
   readonly format: 2;
   /** The random value of the session, base64url; its salt if the session is from before. */
   readonly root: string;
   /** The thumbprint of the key that the session is bound to; null if it is bound to none. */
   readonly boundKey: string | null;
+  /** Whether the session has to be bound to a key, and is bound to none yet. */
+  readonly mustBind: boolean;
   readonly mac: Uint8Array;
 }
 
@@ -51,6 +56,8 @@ export interface RootedBinding {
   readonly root: string;
   /** The thumbprint of the key that the session is bound to. Default null: none. */
   readonly boundKey?: string | null;
+  /** Whether the session has to be bound to a key, and is bound to none yet. Default false. */
+  readonly mustBind?: boolean;
 }
 
 /** Maximum length of a refresh token, in characters. */
@@ -60,7 +67,9 @@ const salted =
   /^([\w-]{8})\.([\w-]{22})\.(0|[1-9]\d{0,9})\.([\w-]{42}[AEIMQUYcgkosw048])\.([\w-]{10}[AEIMQUYcgkosw048])$/;
 /** The number of fields keeps the formats apart. A salt, the root of older sessions, has 43 characters. */
 const rooted =
-  /^([\w-]{8})\.([\w-]{22})\.(0|[1-9]\d{0,9})\.2\.([\w-]{22}|[\w-]{43})(?:\.([\w-]{42}[AEIMQUYcgkosw048]))?\.([\w-]{42}[AEIMQUYcgkosw048])$/;
+  /^([\w-]{8})\.([\w-]{22})\.(0|[1-9]\d{0,9})\.2\.([\w-]{22}|[\w-]{43})(?:\.([\w-]{42}[AEIMQUYcgkosw048]|b))?\.([\w-]{42}[AEIMQUYcgkosw048])$/;
+/** Stands in the place of the key in tokens of a session that has to be bound to one. */
+const toBeBound = "b";
 
 /** Parses a refresh token; undefined unless it has exactly the form of one of the formats. */
 export function parseRefreshToken(token: string): ParsedRefreshToken | undefined {
@@ -71,12 +80,14 @@ export function parseRefreshToken(token: string): ParsedRefreshToken | undefined
 }
 
 function parseRooted(token: string): RootedToken | undefined {
-  const [, secretId, session, generation, root, boundKey = null, mac] = rooted.exec(token) ?? [];
+  const [, secretId, session, generation, root, key = null, mac] = rooted.exec(token) ?? [];
   if (!secretId || !session || !generation || !root || !mac) {
     return undefined;
   }
   const named = { secretId, session, generation: Number(generation) };
-  return { format: 2, ...named, root, boundKey, mac: base64Decode(mac) };
+  const mustBind = key === toBeBound;
+  const boundKey = mustBind ? null : key;
+  return { format: 2, ...named, root, boundKey, mustBind, mac: base64Decode(mac) };
 }
 
 function parseSalted(token: string): SaltedToken | undefined {
@@ -98,11 +109,11 @@ function parseSalted(token: string): SaltedToken | undefined {
  * secret, so that a lost response can be sent again.
  */
 export async function mintRooted(keys: SecretKeys, binding: RootedBinding): Promise<string> {
-  const { session, generation, root, boundKey = null } = binding;
+  const { session, generation, root } = binding;
   const signed = keys.refresh.sign(rootedInput(keys.id, binding));
   const mac = encodeBase64url(signed instanceof Uint8Array ? signed : await signed);
-  const bound = boundKey === null ? "" : `.${boundKey}`;
-  return `${keys.id}.${session}.${generation}.2.${root}${bound}.${mac}`;
+  const key = keyField(binding);
+  return `${keys.id}.${session}.${generation}.2.${root}${key && `.${key}`}.${mac}`;
 }
 
 /**
@@ -119,16 +130,18 @@ export function verifyRooted(
 
 /**
  * The purpose and the fields, each after its length, so that no two bindings give the same bytes. The
- * last field is the thumbprint of the key that the session is bound to, empty for none.
+ * last field is empty if the session neither is nor has to be bound to a key.
  */
-function rootedInput(
-  secretId: string,
-  { transport, session, generation, root, boundKey }: RootedBinding,
-): string {
+function rootedInput(secretId: string, binding: RootedBinding): string {
+  const { transport, session, generation, root } = binding;
   const number = String(generation);
-  const key = boundKey ?? "";
+  const key = keyField(binding);
   // All of it is ASCII.
   return `refresh:${secretId.length}:${secretId},${transport.length}:${transport},${session.length}:${session},${number.length}:${number},${root.length}:${root},${key.length}:${key},`;
+}
+
+function keyField({ boundKey, mustBind }: RootedBinding): string {
+  return boundKey ?? (mustBind ? toBeBound : "");
 }
 
 /** The hash of a root, by which the store knows it. */

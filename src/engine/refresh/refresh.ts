@@ -26,11 +26,12 @@ import {
   type RefreshDecision,
   type RefreshRule,
 } from "./rule.ts";
-import type {
-  CheckedRefreshToken,
-  PresentedRefreshToken,
-  ProvenRefreshToken,
-  RefreshTokens,
+import {
+  type CheckedRefreshToken,
+  hasToBeBound,
+  type PresentedRefreshToken,
+  type ProvenRefreshToken,
+  type RefreshTokens,
 } from "./token.ts";
 
 /** The answer to a refresh. */
@@ -55,8 +56,6 @@ interface RefresherOptions {
   readonly nonces: Nonces;
   /** What a refresh without a proof by the key of its session does besides being refused. Default "refuse". */
   readonly onMismatch?: OnMismatch;
-  /** Whether sessions may have to be bound to a browser; see `Device.bind`. Default false. */
-  readonly mayRequire?: boolean;
   /** Default: nothing is observed. */
   readonly telemetry?: SessionTelemetry;
 }
@@ -228,16 +227,16 @@ export class Refresher {
 
   /** The first line of the rule as one statement; undefined where it cannot be tried. */
   async #tryAdvance(checked: CheckedRefreshToken): Promise<Advanced | undefined> {
-    const { store, secrets, lifetimes, mayRequire = false } = this.#options;
+    const { store, secrets, lifetimes } = this.#options;
     if (checked.format === 1 || store.advance === undefined) {
       return undefined;
     }
     const { session: id, generation, secretId, rootHash, transport, boundKey } = checked;
-    const { provenKey } = checked;
+    const { provenKey, mustBind } = checked;
     // The first proof of a browser, and sessions that have to be bound, need a look at the row.
     const needsRow =
       boundKey === null
-        ? transport === "cookie" && (provenKey !== undefined || mayRequire)
+        ? mustBind || (transport === "cookie" && provenKey !== undefined)
         : boundKey !== provenKey;
     if (needsRow) {
       return undefined;
@@ -439,7 +438,7 @@ const bindWithin = 300_000;
 
 /** Whether a session that must be bound to a browser should have been by now. */
 function isOverdue({ record, now }: Stored<SessionRecord | undefined>): boolean {
-  return record?.device.bind === "required" && now - record.createdAt > bindWithin;
+  return record !== undefined && hasToBeBound(record) && now - record.createdAt > bindWithin;
 }
 
 /** The error for a browser that has to make another proof of its key. Its session goes on. */

@@ -134,11 +134,12 @@ export class RefreshTokens {
   }
 
   /**
-   * Returns the random values of a new session. One that is bound to a key has format 2 from the start:
-   * its tokens carry the key, and servers that do not know of keys refuse them.
+   * Returns the random values of a new session.
+   * @param namesKey whether its tokens name a key, or that it has to be bound to one. Then they have format
+   * 2 from the start, and servers that do not know of keys refuse them.
    */
-  async begin(isBound: boolean): Promise<Beginning> {
-    if (this.#format === 1 && !isBound) {
+  async begin(namesKey: boolean): Promise<Beginning> {
+    if (this.#format === 1 && !namesKey) {
       return { salt: randomId(32), rootHash: null, root: undefined };
     }
     const root = randomId(16);
@@ -154,9 +155,12 @@ export class RefreshTokens {
   async mint(record: SessionRecord, root: string | undefined): Promise<string> {
     const { id: session, transport, tenantId, generation, salt, boundKey } = record;
     const keys = this.#options.secrets.byId.get(record.secretId) ?? (await this.#keysOf(record));
-    return record.rootHash === null
-      ? mintSalted(keys, { session, transport, tenantId, generation, salt })
-      : mintRooted(keys, { session, transport, generation, root: root ?? salt, boundKey });
+    if (record.rootHash === null) {
+      return mintSalted(keys, { session, transport, tenantId, generation, salt });
+    }
+    const mustBind = boundKey === null && hasToBeBound(record);
+    const named = { session, transport, generation, root: root ?? salt };
+    return mintRooted(keys, { ...named, boundKey, mustBind });
   }
 
   /**
@@ -301,6 +305,11 @@ export class RefreshTokens {
         throw new UnknownSecretError();
     }
   }
+}
+
+/** Whether a session in cookies has to be bound to a key of its browser. */
+export function hasToBeBound({ device }: Pick<SessionRecord, "device">): boolean {
+  return device.bind === "required";
 }
 
 const unbound = { root: undefined, boundKey: null } as const;

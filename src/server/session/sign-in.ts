@@ -81,8 +81,7 @@ export interface BindOption {
    *
    * - `preferred`: if the request has a proof, or the browser registers a key.
    * - `required`: a request without a proof is refused. With tokens in cookies, the browser must prove its
-   *   key within 5 minutes (`dbscHandler` of `rpc-session/http`), or the session is not refreshed; this works
-   *   only if the service has the same mode.
+   *   key within 5 minutes (`dbscHandler` of `rpc-session/http`), or the session is not refreshed.
    * - `off`: never.
    */
   readonly bind?: BindMode;
@@ -218,11 +217,6 @@ async function keyToBind(
 ): Promise<string | null> {
   if (mode === "off") {
     return null;
-  }
-  if (transport === "cookie" && mode === "required" && core.proofs.mode !== "required") {
-    throw new TypeError(
-      'sessions.create: with tokens in cookies, bind: "required" works only where it is the option of the service; set bind.mode to "required", and bind: "preferred" at the other sign-ins',
-    );
   }
   const engine = await core.engine();
   if (transport === "cookie" && core.dbsc.isOffered) {
