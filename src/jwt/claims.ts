@@ -162,12 +162,26 @@ export function fromPayload(payload: JsonObject): TokenClaims | undefined {
   ) {
     return undefined;
   }
-  const ids = { iss, aud, sub, sid, jti, client_id, ...(tid === undefined ? {} : { tid }) };
-  const times = { iat, exp, gat, auth_time, session_iat, session_exp };
-  return {
-    ...{ ...ids, ...times, gen, cv, transport },
-    ...{ ...authentication, ...bound, ...facts, claims },
+  const read: TokenClaims = {
+    iss,
+    aud,
+    sub,
+    sid,
+    jti,
+    client_id,
+    iat,
+    exp,
+    gat,
+    auth_time,
+    session_iat,
+    session_exp,
+    gen,
+    cv,
+    transport,
+    claims,
   };
+  // Faster than a literal with spreads, because most tokens have none of these.
+  return Object.assign(read, tid !== undefined && { tid }, authentication, bound, facts);
 }
 
 /** Reads `cnf`; undefined if it is anything but one thumbprint. */

@@ -198,6 +198,10 @@ export function parseStrictObject(text: string): JsonObject | undefined {
   if (typeof value !== "object" || value === null || Array.isArray(value)) {
     return undefined;
   }
+  // In a text that is well-formed, only an escape sequence can spell a lone surrogate.
+  if ((text.includes("\\") || !text.isWellFormed()) && !isWellFormed(value)) {
+    return undefined;
+  }
   return countKept(value) === written ? (value as JsonObject) : undefined;
 }
 
@@ -211,13 +215,10 @@ const backslash = 0x5c;
 function countWritten(text: string): number | undefined {
   let members = 0;
   let depth = 0;
-  let inString = false;
   for (let i = 0; i < text.length; i++) {
     const char = text.charCodeAt(i);
     if (char === quote) {
-      inString = !inString;
-    } else if (inString) {
-      i += char === backslash ? 1 : 0;
+      i = endOfString(text, i);
     } else if (char === 0x3a /* : */) {
       members++;
     } else if (char === 0x7b /* { */ || char === 0x5b /* [ */) {
@@ -232,15 +233,26 @@ function countWritten(text: string): number | undefined {
   return members;
 }
 
+/** Returns where the string that begins at `start` ends: at its closing quote, or with the text. */
+function endOfString(text: string, start: number): number {
+  let end = start;
+  let escapes: number;
+  do {
+    end = text.indexOf('"', end + 1);
+    escapes = 0;
+    while (text.charCodeAt(end - 1 - escapes) === backslash) {
+      escapes++;
+    }
+  } while (end >= 0 && escapes % 2 === 1);
+  return end < 0 ? text.length : end;
+}
+
 /**
  * Counts the members that `JSON.parse` kept, and removes the prototype of every object. `JSON.parse`
  * keeps one of two members with the same name, so the count is lower than the text's if and only if
  * there is a duplicate. Returns NaN, which no addition undoes, when another rule is broken.
  */
 function countKept(value: unknown): number {
-  if (typeof value === "string") {
-    return value.isWellFormed() ? 0 : Number.NaN;
-  }
   if (typeof value === "number") {
     return isInteroperable(value) ? 0 : Number.NaN;
   }
@@ -255,11 +267,21 @@ function countKept(value: unknown): number {
     return members;
   }
   for (const name of Object.keys(value)) {
-    const allowed = name !== "__proto__" && name.isWellFormed();
-    members += allowed ? 1 + countKept((value as JsonObject)[name]) : Number.NaN;
+    members += name === "__proto__" ? Number.NaN : 1 + countKept((value as JsonObject)[name]);
   }
   Object.setPrototypeOf(value, null);
   return members;
+}
+
+/** Whether no string in a JSON value, names included, has a lone surrogate. */
+function isWellFormed(value: unknown): boolean {
+  if (typeof value === "string") {
+    return value.isWellFormed();
+  }
+  if (typeof value !== "object" || value === null) {
+    return true;
+  }
+  return Object.entries(value).every(([name, inner]) => name.isWellFormed() && isWellFormed(inner));
 }
 
 /** Whether all strict JSON parsers agree on a number: finite, and within ±(2^53 − 1) if whole (RFC 8259 §6). */

@@ -96,7 +96,8 @@ export function createAccessTokenVerifier(
   options: AccessTokenVerifierOptions,
 ): AccessTokenVerifier {
   const { cache, counts = { warm: 0, cold: 0 }, ...given } = checkOptions(options);
-  const rules: Prover = { ...given, headers: new Map() };
+  const accepted = [given, ...(given.older ?? [])];
+  const rules: Prover = { ...given, accepted, headers: new Map() };
   if (cache === undefined) {
     return async (token, now) => {
       counts.cold += 1;
@@ -179,6 +180,8 @@ const malformed = { status: "malformed" } as const;
 
 /** The rules, and the headers that tokens of known keys had. */
 interface Prover extends ProvingRules {
+  /** The issuer, and the older ones. */
+  readonly accepted: readonly AcceptedIssuer[];
   readonly headers: Map<string, ParsedJwt["header"]>;
 }
 
@@ -187,13 +190,14 @@ const headersMax = 64;
 
 /** Remembers the header of a token whose signature was valid, so that it is parsed once per key. */
 function remember({ headers }: Prover, token: string, { header }: ParsedJwt): void {
-  const part = headerPartOf(token);
-  if (!headers.has(part)) {
-    if (headers.size >= headersMax) {
-      headers.clear();
-    }
-    headers.set(part, Object.freeze(header));
+  // Only headers that are remembered are frozen.
+  if (Object.isFrozen(header)) {
+    return;
   }
+  if (headers.size >= headersMax) {
+    headers.clear();
+  }
+  headers.set(headerPartOf(token), Object.freeze(header));
 }
 
 /** Checks everything but the time. Rejects only if a key cannot be looked up or cannot be used. */
@@ -201,7 +205,7 @@ async function proveToken(token: string, rules: Prover): Promise<ProvenToken | R
   // 1. A token of another issuer is not ours, so its key is not looked up.
   const parsed = parseCompact(token, rules.headers);
   const named = parsed === undefined ? outlineOf(token).issuer : parsed.payload.iss;
-  if (typeof named === "string" && !acceptedBy(rules).some(({ issuer }) => issuer === named)) {
+  if (typeof named === "string" && !rules.accepted.some(({ issuer }) => issuer === named)) {
     return foreign;
   }
 
@@ -234,12 +238,19 @@ async function proveToken(token: string, rules: Prover): Promise<ProvenToken | R
   if (claims === undefined) {
     return malformed;
   }
-  if (!isForUs(claims, rules)) {
+  const { maxLife } = rules;
+  const issuer = issuerOf(claims, rules);
+  if (issuer === undefined || !(claims.exp > claims.iat && claims.exp - claims.iat <= maxLife)) {
     return invalid;
   }
   const beginsAt = beginOf(parsed, rules.clockSkew);
-  const exp = Math.min(claims.exp, claims.iat + (rules.acceptedFor ?? rules.maxLife));
-  return { claims: freeze({ ...claims, ...sharedStrings(claims, rules), exp }), key, beginsAt };
+  // Strings that all tokens have in common are shared ones, because many claims are cached.
+  const { issuer: iss, audience: aud } = issuer;
+  const client_id = claims.client_id === aud ? aud : claims.client_id;
+  const exp = Math.min(claims.exp, claims.iat + (rules.acceptedFor ?? maxLife));
+  const shared = { ...claims, iss, aud, client_id, exp };
+  freeze(claims.claims);
+  return { claims: Object.freeze(shared), key, beginsAt };
 }
 
 /**
@@ -268,13 +279,9 @@ export function isSigned(
   return isSignature(key, asciiBytes(signed), signature);
 }
 
-function acceptedBy(rules: ProvingRules): readonly AcceptedIssuer[] {
-  return [rules, ...(rules.older ?? [])];
-}
-
-function isForUs({ iss, aud, iat, exp }: TokenClaims, rules: ProvingRules): boolean {
-  const accepted = acceptedBy(rules).some((one) => iss === one.issuer && aud === one.audience);
-  return accepted && exp > iat && exp - iat <= rules.maxLife;
+/** Returns the accepted pair of issuer and audience that a token names. */
+function issuerOf({ iss, aud }: TokenClaims, { accepted }: Prover): AcceptedIssuer | undefined {
+  return accepted.find(({ issuer, audience }) => iss === issuer && aud === audience);
 }
 
 /** Returns the time from which a token is valid. `fromPayload` has checked that both claims are times. */
@@ -283,21 +290,12 @@ function beginOf({ payload }: ParsedJwt, skew: number): number {
   return (Math.max(Number(iat), Number(nbf)) - skew) * 1000;
 }
 
-/** The strings that all tokens have in common, as shared ones, because many claims are cached. */
-function sharedStrings(claims: TokenClaims, rules: ProvingRules) {
-  const older = rules.older?.find(({ issuer }) => issuer === claims.iss);
-  const { issuer, audience } = older ?? rules;
-  const clientId = claims.client_id === audience ? audience : claims.client_id;
-  return { iss: issuer, aud: audience, client_id: clientId };
-}
-
 /** Freezes deeply, because claims outlive the call that they are passed to. */
-function freeze<T extends TokenClaims | JsonValue>(value: T): T {
+function freeze(value: JsonValue): void {
   if (typeof value === "object" && value !== null) {
-    for (const name of Object.keys(value)) {
-      freeze((value as JsonObject)[name] as JsonValue);
+    for (const inner of Object.values(value)) {
+      freeze(inner);
     }
     Object.freeze(value);
   }
-  return value;
 }
