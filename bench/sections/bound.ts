@@ -5,9 +5,11 @@ import {
   createRouterTransport,
   type HandlerContext,
 } from "@connectrpc/connect";
+import { exportJWK, generateKeyPair, SignJWT } from "jose";
 import { NotesService } from "../../examples/gen/notes/v1/notes_pb.ts";
 import { SessionService } from "../../gen/rpcsession/v1/service_pb.ts";
 import { memoryKeys, type Prover, StoredKey } from "../../src/client/dpop/key.ts";
+import { dbscHandler } from "../../src/http/index.ts";
 import { createSessions, type MethodPolicyOptions, type Sessions } from "../../src/index.ts";
 import { memoryStore } from "../../src/stores/memory/index.ts";
 import { createFakeClock } from "../../src/testing/fake-clock.ts";
@@ -27,6 +29,7 @@ const names = {
   required: 'call with `proof: "required"`',
   refresh: "refresh, not bound",
   boundRefresh: "refresh of a bound session",
+  browserProof: "proof of a browser (DBSC), once before a refresh in cookies",
 } as const;
 
 /** What a key costs: an ordinary call, a refresh, and a call that needs a proof. */
@@ -40,6 +43,7 @@ export async function boundSection({ rounds, quick }: BenchOptions): Promise<Fin
       await gateContestant(names.required, prover, { proof: "required" }),
       await refreshContestant(names.refresh, undefined),
       await refreshContestant(names.boundRefresh, prover),
+      await browserContestant(),
     ],
     quick ? 7 : rounds,
   );
@@ -82,6 +86,7 @@ async function verifyContestant(): Promise<Contestant> {
 function newSessions(policy: MethodPolicyOptions = {}, clock = createFakeClock()): Sessions {
   return createSessions({
     ...{ issuer, store: memoryStore(), clock, onEvent: () => {} },
+    public: [NotesService.method.signIn],
     methods: { "notes.v1.NotesService/ListNotes": policy },
   });
 }
@@ -182,6 +187,80 @@ async function refreshContestant(name: string, prover: Prover | undefined): Prom
       }
     },
   };
+}
+
+/** The request with which a browser proves its key: the server checks a signature, and answers with a cookie. */
+async function browserContestant(): Promise<Contestant> {
+  const sessions = newSessions();
+  const handler = dbscHandler(sessions);
+  const ask = async (path: string, headers: Record<string, string>): Promise<Response> => {
+    const answer = await handler(
+      new Request(`${issuer}/dbsc/${path}`, { method: "POST", headers }),
+    );
+    if (answer === undefined) {
+      throw new Error(`/dbsc/${path} is not served`);
+    }
+    return answer;
+  };
+  const { privateKey, publicKey } = await generateKeyPair("ES256");
+  const jwk = await exportJWK(publicKey);
+  const sign = (jti: string | undefined, header: object = {}): Promise<string> =>
+    new SignJWT({ jti: jti ?? "" })
+      .setProtectedHeader({ alg: "ES256", typ: "dbsc+jwt", ...header })
+      .sign(privateKey);
+
+  const { cookie, offer } = await signInAsBrowser(sessions);
+  const proof = await sign(/challenge="([^"]+)"/.exec(offer)?.[1], { jwk });
+  const registered = await ask("register", { cookie, "secure-session-response": proof });
+  const { session_identifier: id } = (await registered.json()) as { session_identifier: string };
+  const asked = { cookie, "sec-secure-session-id": id };
+  const challenge = async (): Promise<string> => {
+    const text = (await ask("refresh", asked)).headers.get("secure-session-challenge") ?? "";
+    return sign(/^"([^"]+)"/.exec(text)?.[1]);
+  };
+  let proofs: string[] = [];
+  return {
+    name: names.browserProof,
+    ops: proven,
+    async prepare() {
+      proofs = await Promise.all(Array.from({ length: proven }, challenge));
+    },
+    async batch() {
+      for (const proof of proofs) {
+        const { status } = await ask("refresh", { ...asked, "secure-session-response": proof });
+        if (status !== 200) {
+          throw new Error(`a proof was answered with ${status}`);
+        }
+      }
+    },
+  };
+}
+
+/** Signs in as a page does, and returns its cookies and the offer to bind the session. */
+async function signInAsBrowser(sessions: Sessions) {
+  const received = new Headers();
+  const { routes, ...router } = sessions.protect({
+    routes: (router) =>
+      router.service(NotesService, {
+        async signIn(_request, context) {
+          await sessions.create(context, { userId: "alice" });
+          return {};
+        },
+      }),
+  });
+  const headers = { origin: issuer, "sec-fetch-site": "same-origin" };
+  await createClient(NotesService, createRouterTransport(routes, { router })).signIn(
+    { user: "alice" },
+    {
+      headers,
+      onHeader: (all) => all.forEach((value, name) => received.append(name, value)),
+    },
+  );
+  const cookie = received
+    .getSetCookie()
+    .map((line) => line.split(";")[0])
+    .join("; ");
+  return { cookie, offer: received.get("secure-session-registration") ?? "" };
 }
 
 /** Learns a nonce as clients do: by a refused call. */
