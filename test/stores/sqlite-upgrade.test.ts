@@ -1,6 +1,6 @@
 import { DatabaseSync } from "node:sqlite";
 import { expect, it } from "vitest";
-import { systemClock } from "../../src/base/clock.ts";
+import { type Clock, systemClock } from "../../src/base/clock.ts";
 import type { SessionStore } from "../../src/engine/store.ts";
 import { type MigrationStep, sql } from "../../src/stores/sql/database.ts";
 import { sqliteDialect } from "../../src/stores/sqlite/dialect.ts";
@@ -110,21 +110,57 @@ it("a step of a SQLite file waits for another process that writes, and then says
   await using fixture = await openedSqlite();
   const other = new DatabaseSync(fixture.file);
   other.exec("begin immediate");
-  await expect(migrateWith([colour], fixture.file)).rejects.toThrow(
+  let waited = 0;
+  const clock = fasterClock((ms) => {
+    waited += ms;
+  });
+  await expect(migrateWith([colour], fixture.file, clock)).rejects.toThrow(
     `sqliteStore: step ${known + 1} of the tables, "colour", waited too long for a lock that another transaction holds; end that transaction, then start the server or run "rpc-session migrate" again, which continues there`,
   );
+  expect(waited).toBeGreaterThan(18_000);
   other.exec("rollback");
   other.close();
   await migrateWith([colour], fixture.file);
 });
 
+it("a server waits while another one takes its steps, longer than a call would wait", async () => {
+  await using fixture = await openedSqlite();
+  const other = new DatabaseSync(fixture.file);
+  other.exec("begin immediate");
+  let waited = 0;
+  const clock = fasterClock((ms) => {
+    waited += ms;
+    if (waited > 10_000 && other.isTransaction) {
+      other.exec("rollback");
+    }
+  });
+  await migrateWith([colour], fixture.file, clock);
+  expect(waited).toBeGreaterThan(10_000);
+  other.close();
+});
+
+/** A clock whose timers are 200 times faster. */
+function fasterClock(onWait: (ms: number) => void): Clock {
+  return {
+    ...systemClock,
+    after(ms, action, keepAlive) {
+      onWait(ms);
+      return systemClock.after(ms / 200, action, keepAlive);
+    },
+  };
+}
+
 /** Opens and closes a store of a version with further steps. */
-async function migrateWith(steps: readonly MigrationStep[], file: string): Promise<void> {
+async function migrateWith(
+  steps: readonly MigrationStep[],
+  file: string,
+  clock: Clock = systemClock,
+): Promise<void> {
   const store: SessionStore = sqliteStore(file);
   const { migrations } = sqliteDialect;
   Object.assign(sqliteDialect, { migrations: [...sqliteMigrations, ...steps] });
   try {
-    await store.open({ clock: systemClock });
+    await store.open({ clock });
   } finally {
     Object.assign(sqliteDialect, { migrations });
   }

@@ -90,12 +90,17 @@ async function start(kind: string, place: string) {
   const zones = ["Pacific/Kiritimati", "America/St_Johns"];
   const ports = zones.map(async (TZ) => {
     const child = fork(program, [kind, place], { execArgv, env: { ...process.env, TZ } });
+    const ended = once(child, "exit");
     onTestFinished(async () => {
-      const ended = once(child, "exit");
-      child.disconnect();
+      if (child.connected) {
+        child.disconnect();
+      }
       await ended;
     });
-    const [port] = (await once(child, "message")) as [number];
+    const failed = ended.then(([code]) => {
+      throw new Error(`a server has ended with ${code} before it served`);
+    });
+    const [port] = (await Promise.race([once(child, "message"), failed])) as [number];
     return port;
   });
   return Promise.all(ports.map(async (port) => api(await port))) as Promise<[Api, Api]>;

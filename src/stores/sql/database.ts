@@ -227,6 +227,8 @@ export interface SqlConnections extends SqlConnection {
   begin(statement: string): Promise<BorrowedConnection>;
   /** When to repeat a unit of work, for example after a conflict with another one. */
   readonly retries: Retries;
+  /** When to repeat a step of a migration, where another process may take one too. Default: `retries`. */
+  readonly migrationRetries?: Retries;
   /** The store's clock in milliseconds, as SQL; a function if each statement binds the time. */
   readonly now: Sql | (() => Sql);
   /** Starts to report what other processes append; absent where that cannot be noticed. */

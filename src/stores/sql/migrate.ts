@@ -36,13 +36,14 @@ export async function migrate(
     // Somebody else has done everything, perhaps a newer version.
     return migrate(store, dialect, connections);
   }
+  const { migrationRetries: retries = unlimited.retries } = unlimited;
   try {
     const database = new SqlDatabase(dialect, unlimited);
 
     // 3. Create the tables that record the steps. Another server may have done everything meanwhile.
     await explained(store, {
       ...{ database, what: "creating the table that records the steps" },
-      work: () => retry(unlimited.retries, createRecords, database),
+      work: () => retry(retries, createRecords, database),
     });
     const current = await readSchema(database);
     refuseNewer(store, dialect, current);
@@ -51,7 +52,7 @@ export async function migrate(
     for (const { version, step } of missingSteps(dialect, current)) {
       await explained(store, {
         ...{ database, what: `step ${version} of the tables, "${step.name}",` },
-        work: () => takeStep(database, unlimited.retries, version, step),
+        work: () => takeStep(database, retries, version, step),
       });
     }
   } finally {

@@ -3,7 +3,7 @@ import type { Clock } from "../../base/clock.ts";
 import type { Retries } from "../common.ts";
 import type { Push } from "../push.ts";
 import { type BorrowedConnection, type Sql, type SqlConnections, sql } from "../sql/database.ts";
-import { untilFree } from "./driver.ts";
+import { untilFree, untilMigrated } from "./driver.ts";
 import { FileWatch } from "./push.ts";
 
 /** The parts of {@link SqliteConnections}. */
@@ -27,6 +27,7 @@ export class SqliteConnections implements SqlConnections {
   /** The time of the process, bound as a value. */
   readonly now: () => Sql;
   readonly retries: Retries;
+  readonly migrationRetries: Retries;
   readonly #file: DatabaseSync;
   readonly #clock: Clock;
   readonly #openAnother: () => DatabaseSync;
@@ -39,6 +40,7 @@ export class SqliteConnections implements SqlConnections {
   constructor({ database, clock, openAnother, check }: OpenFile) {
     this.now = () => sql`cast(${clock.now()} as bigint)`;
     this.retries = untilFree(clock);
+    this.migrationRetries = untilMigrated(clock);
     this.#file = database;
     this.#clock = clock;
     this.#openAnother = openAnother;

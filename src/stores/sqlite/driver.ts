@@ -67,6 +67,14 @@ export function untilFree(clock: Clock): Retries {
   return { clock, pauses, isTransient: isBusy };
 }
 
+/**
+ * The same for a step of a migration, for about twenty seconds: a process that starts at the same time may
+ * take one step after another, and on a slow disk each takes long.
+ */
+export function untilMigrated(clock: Clock): Retries {
+  return { ...untilFree(clock), pauses: [...pauses, ...new Array<number>(72).fill(250)] };
+}
+
 type SqliteModule = typeof import("node:sqlite");
 
 // SQLite itself blocks the thread, and with it every other call, for this long: enough for a write that
