@@ -1,10 +1,23 @@
+import { globSync, readFileSync } from "node:fs";
+import { join } from "node:path";
 import { configDefaults, defineConfig } from "vitest/config";
 
+// Workers, and the programs that tests start, need not compile the same files again each time.
+process.env.NODE_COMPILE_CACHE ??= join(import.meta.dirname, "node_modules/.cache/compiled");
+
+/** Files that replace modules or globals: they need a process of their own. */
+const replacing = globSync("test/**/*.test.ts", { cwd: import.meta.dirname }).filter((file) =>
+  /\bvi\.(mock|doMock|resetModules|stubGlobal)\(/.test(
+    readFileSync(join(import.meta.dirname, file), "utf8"),
+  ),
+);
+
 /**
- * Files that need a database, a browser or programs of their own, or more than about 10 seconds.
+ * Files that need a process, a database, a browser or programs of their own, or more than about 10 seconds.
  * The others need Node.js alone and form the project `fast`.
  */
 const slow = [
+  ...replacing,
   "test/adapters/examples.test.ts",
   "test/cli/**/*.test.ts",
   "test/client/react-native.test.ts",
@@ -57,6 +70,8 @@ export default defineConfig({
         extends: true,
         test: {
           name: "fast",
+          // One process runs many files, so that each module is loaded once, not 200 times.
+          isolate: false,
           include: ["test/**/*.test.ts"],
           exclude: [...configDefaults.exclude, ...slow, ...browsers, ...apps],
           typecheck: {
@@ -71,7 +86,7 @@ export default defineConfig({
         test: {
           name: "slow",
           include: slow,
-          exclude: [...configDefaults.exclude, ...browsers],
+          exclude: [...configDefaults.exclude, ...browsers, ...apps],
         },
       },
       { extends: true, test: { name: "browsers", include: browsers } },
