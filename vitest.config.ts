@@ -70,7 +70,9 @@ export default defineConfig({
         extends: true,
         test: {
           name: "fast",
-          // One process runs many files, so that each module is loaded once, not 200 times.
+          // One process runs many files, so that each module is loaded once, not 200 times. It is not a
+          // thread, because threads share BroadcastChannel: clients of two files would be tabs of each other.
+          pool: "forks",
           isolate: false,
           include: ["test/**/*.test.ts"],
           exclude: [...configDefaults.exclude, ...slow, ...browsers, ...apps],
