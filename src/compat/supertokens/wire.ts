@@ -63,11 +63,10 @@ export function hasSessionCookies(read: ReadHeader): boolean {
  */
 export function requestChanges(read: ReadHeader): HeaderChange[] {
   const asked = read("st-auth-mode");
-  const hasOnlyCookies = read("authorization") === undefined && hasSessionCookies(read);
-  const mode = asked === "header" && hasOnlyCookies ? "cookie" : asked;
+  const hasBearer = read("authorization") !== undefined;
+  const mode = asked === "header" && !hasBearer && hasSessionCookies(read) ? "cookie" : asked;
+  const known = mode === "cookie" && !hasBearer ? knownSession(read("cookie") ?? "") : undefined;
   const antiCsrf = read("anti-csrf");
-  const known =
-    mode === "cookie" && hasOnlyCookies ? knownSession(read("cookie") ?? "") : undefined;
   return [
     ...(mode === "cookie" || mode === "header" ? [[header.transport, mode] as const] : []),
     ...(known === undefined ? [] : [[header.session, known] as const]),
@@ -112,15 +111,16 @@ export function responseChanges(read: ReadHeader, sender: Sender | undefined): H
     ["st-refresh-token", read(header.refreshToken)],
     ["front-token", notice && frontTokenOf(notice)],
   ];
+  const own = [header.csrf, header.accessToken, header.refreshToken, header.session];
+  const removed = (sender === "sdk" ? own : []).map((name) => [name, undefined] as const);
   const written = named.filter(([, value]) => value !== undefined);
   if (written.length === 0) {
-    return [];
+    return removed;
   }
-  const own = [header.csrf, header.accessToken, header.refreshToken, header.session];
   const exposed = read("access-control-expose-headers");
   return [
     ...written,
-    ...(sender === "sdk" ? own : []).map((name) => [name, undefined] as const),
+    ...removed,
     [
       "access-control-expose-headers",
       [...(exposed ? [exposed] : []), ...written.map(([name]) => name)].join(", "),
