@@ -332,6 +332,29 @@ describe("feat:P20 SDKs of SuperTokens beside clients of rpc-session", () => {
     expect(signedOut.headers.get("front-token")).toBe("remove");
   });
 
+  it("servers with fetch tell both as well, and forget a session of SuperTokens for any page", async () => {
+    const sessions = testSessions();
+    const compat = superTokens(sessions, { issuer, former: async () => undefined });
+    const handle = compat.fetch(async (request) => {
+      const exchange = fromFetch(request);
+      await sessions.create(exchange, { userId: "ada" });
+      return exchange.respond(Response.json({}));
+    });
+    const signIn = (headers: Record<string, string>) =>
+      handle(new Request(`${issuer}/login`, { method: "POST", headers }));
+    for (const [headers, kinds] of [
+      [sdk, ["sdk"]],
+      [{ ...sdk, ...own }, ["own", "sdk"]],
+      [own, ["own"]],
+    ] as const) {
+      const signedIn = await signIn(headers);
+      expect(kindsOf(signedIn)).toEqual(kinds);
+      expect(signedIn.headers.getSetCookie().map((line) => line.split("=")[0])).toEqual([
+        ...[expect.stringMatching(/access$/), expect.stringMatching(/refresh$/), "sRefreshToken"],
+      ]);
+    }
+  });
+
   it("an SDK that is switched from cookies to headers keeps its session until it signs out", async () => {
     const { sessions, call } = await world({ browserHeaderTransport: true });
     const browser = { origin: issuer, "sec-fetch-site": "same-origin", rid: "session" };
