@@ -1,16 +1,15 @@
 // The unchanged SDKs of SuperTokens in Chromium and Firefox, on a server with rpc-session.
 import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
-import { join } from "node:path";
 import { connectNodeAdapter } from "@connectrpc/connect-node";
 import type { SessionEvent, SessionsOptions } from "rpc-session";
 import { superTokens } from "rpc-session/compat/supertokens";
 import { createFakeClock, type JsonObject, testSessions } from "rpc-session/testing";
-import { build } from "vite";
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from "vitest";
 import { NotesService } from "../../examples/gen/notes/v1/notes_pb.ts";
 import { engines, type RunningEngine, type Tab, waitFor } from "../browser/engines.ts";
 import { App, skipApps } from "./app.ts";
+import { bundlePage } from "./bundle-page.ts";
 
 // WebKit keeps no Secure cookies of http://localhost.
 const browsers = engines.filter(({ traits }) => traits.secureOnLocalhost);
@@ -45,7 +44,7 @@ describe.skipIf(skipApps).each(browsers)(
     beforeAll(async () => {
       if (launch !== undefined) {
         const app = await App.install("supertokens");
-        script = await bundle(app.folder);
+        script = await bundlePage(app.folder);
         browser = await launch();
       }
     });
@@ -334,22 +333,4 @@ function signInAtSuperTokens(byCookie: boolean, response: ServerResponse): void 
     response.setHeader("st-refresh-token", "former-refresh");
   }
   response.end("{}");
-}
-
-/** Bundles the page of an application that is installed in a folder. */
-async function bundle(folder: string): Promise<string> {
-  const built = await build({
-    configFile: false,
-    logLevel: "warn",
-    root: folder,
-    define: { "process.env.TEST_MODE": '"production"', global: "globalThis" },
-    build: {
-      write: false,
-      target: "esnext",
-      lib: { entry: join(folder, "page.js"), formats: ["es"] },
-    },
-  });
-  const [output] = [built].flat();
-  const chunk = output !== undefined && "output" in output ? output.output[0] : undefined;
-  return chunk?.type === "chunk" ? chunk.code : "";
 }

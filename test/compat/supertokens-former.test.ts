@@ -174,6 +174,51 @@ describe("feat:P20 sessions that SuperTokens issued", () => {
     }
   });
 
+  it("are forgotten as well when a page without an SDK begins or ends a session", async () => {
+    const { post, list } = await world();
+    const own = { ...page, "rpcsession-transport": "cookie" };
+    const body = JSON.stringify({ user: "eve" });
+    const signedIn = await post("/notes.v1.NotesService/SignIn", own, body);
+    const cookie = jar(signedIn);
+    // A call that changes no session sets no cookie.
+    const listed = await list({ ...own, cookie });
+    expect([listed.status, listed.headers.getSetCookie()]).toEqual([200, []]);
+    const signedOut = await post("/rpcsession.v1.SessionService/SignOut", { ...own, cookie });
+    for (const response of [signedIn, signedOut]) {
+      expect(response.headers.has("front-token")).toBe(false);
+      expect(response.headers.has("rpcsession-session")).toBe(true);
+      expect(response.headers.getSetCookie()).toContainEqual(expect.stringMatching(clearing));
+    }
+    // An app keeps no cookies, and some fail if they get one.
+    const byApp = await post("/notes.v1.NotesService/SignIn", {}, body);
+    expect([byApp.status, byApp.headers.getSetCookie()]).toEqual([200, []]);
+  });
+
+  it("do not come back after a sign-out, even if they were not traded before", async () => {
+    const { post } = await world();
+    const cookie = "sAccessToken=former-access";
+    const signedOut = await post("/auth/signout", { ...byCookie, cookie });
+    expect([signedOut.status, signedOut.headers.get("front-token")]).toEqual([200, "remove"]);
+    expect(signedOut.headers.getSetCookie()).toContainEqual(expect.stringMatching(clearing));
+  });
+
+  it("are forgotten on all hosts of the domain that their cookies had", async () => {
+    const sessions = testSessions({ origins: [issuer] });
+    const former = async () => undefined;
+    const compat = superTokens(sessions, { issuer, former, formerCookieDomain: ".test.example" });
+    const signedOut = await compat.fetch(() => new Response())(
+      new Request(`${issuer}/auth/signout`, { method: "POST", headers: byCookie }),
+    );
+    expect(signedOut.headers.getSetCookie()).toEqual([
+      expect.stringContaining("Path=/auth/session/refresh; Domain=.test.example; Max-Age=0"),
+    ]);
+    for (const formerCookieDomain of ["", "a b", "x; Path=/", 1 as never]) {
+      expect(() => superTokens(sessions, { issuer, formerCookieDomain })).toThrow(
+        /formerCookieDomain must be a domain such as "example.com", got /,
+      );
+    }
+  });
+
   it("are over without the option, and the option must be a function", async () => {
     const sessions = testSessions({ origins: [issuer] });
     const handle = superTokens(sessions, { issuer }).fetch(() => new Response());

@@ -17,6 +17,7 @@ import type { JsonObject } from "rpc-session/testing";
 import { type TestSessions, testSessions } from "rpc-session/testing";
 import { describe, expect, it, onTestFinished } from "vitest";
 import { NotesService } from "../../examples/gen/notes/v1/notes_pb.ts";
+import { SessionService } from "../../gen/rpcsession/v1/service_pb.ts";
 import { listenForTest } from "../helpers/listen.ts";
 import { send } from "../helpers/send.ts";
 
@@ -345,6 +346,36 @@ it("publishes keys and discovery, and adds its headers to CORS", async () => {
     expect.arrayContaining(["st-auth-mode", "anti-csrf", "rid"]),
   );
   expect(lists.exposedHeaders).toEqual(expect.arrayContaining(["front-token", "st-access-token"]));
+});
+
+it("its endpoints leave the origin to the CORS middleware, which allows credentials", async () => {
+  const app = express();
+  app.use((_, res, next) => {
+    res.set("access-control-allow-origin", "https://app.example").set("x-app", "1");
+    next();
+  });
+  app.use(superTokens(testSessions(options), { issuer }).middleware);
+  const url = await listenForTest(app);
+  for (const path of ["/.well-known/openid-configuration", "/jwt/jwks.json"]) {
+    const { status, headers } = await send(`${url}/auth${path}`);
+    expect([status, headers.get("access-control-allow-origin")]).toEqual([
+      ...[200, "https://app.example"],
+    ]);
+  }
+});
+
+it("a session that ends while it is refreshed is over for the SDK", async () => {
+  // The engine has taken the tokens back: they must not reach the client any more.
+  const ended = {
+    ...testSessions(options),
+    register: (router: ConnectRouter) => router.service(SessionService, { refresh: () => ({}) }),
+  };
+  const handle = superTokens(ended, { issuer }).fetch(() => new Response());
+  const headers = { ...page, rid: "session", "st-auth-mode": "header", authorization: "Bearer x" };
+  const asked = new Request(`${issuer}/auth/session/refresh`, { method: "POST", headers });
+  const answer = await handle(asked);
+  expect([answer.status, answer.headers.get("front-token")]).toEqual([401, "remove"]);
+  expect(await answer.json()).toEqual({ message: "unauthorised" });
 });
 
 it("requests of other clients stay as they are", async () => {

@@ -7,8 +7,8 @@ import { fromFetch, type JwksSource, jwksHandler } from "../../http/index.ts";
 import type { AdoptedFacts } from "../../server/session/adopt.ts";
 import type { ServerSessions } from "../../server/sessions.ts";
 import { superTokensAnswer } from "./errors.ts";
-import { apply, readerOf, translateResponse } from "./fetch.ts";
-import { isFromSdk, requestChanges } from "./wire.ts";
+import { apply, type FormerCookies, readerOf, translateResponse } from "./fetch.ts";
+import { hasSessionCookies, keepsCookies, requestChanges, senderOf } from "./wire.ts";
 
 /** The sessions that the SDKs use: the object that `createSessions` returns. */
 export type SuperTokensSessions = JwksSource &
@@ -41,15 +41,20 @@ export interface SuperTokensOptions {
    * Default: a session of SuperTokens is over.
    */
   readonly former?: (refreshToken: string, request: Request) => Promise<FormerSession | undefined>;
+  /**
+   * The `cookieDomain` that SuperTokens had. Its cookie `sRefreshToken` is removed when a session begins or
+   * ends; browsers then need the domain. Default: it had none.
+   */
+  readonly formerCookieDomain?: string;
 }
 
 /** The endpoints that the SDKs call by themselves. */
 export class Endpoints {
   /**
-   * Removes the refresh token of SuperTokens. A session that begins or ends replaces that one, so that no
-   * later refresh finds the user who was signed in before.
+   * Removes the refresh token of SuperTokens. A session that begins or ends replaces that one, by whatever
+   * client, so that no later refresh finds the user who was signed in before.
    */
-  readonly formerCookies: readonly string[];
+  readonly formerCookies: FormerCookies;
   readonly #sessions: SuperTokensSessions;
   readonly #former: SuperTokensOptions["former"];
   readonly #base: string;
@@ -57,7 +62,7 @@ export class Endpoints {
   readonly #refreshHandler: (request: Request) => Promise<Response>;
 
   constructor(sessions: SuperTokensSessions, options: SuperTokensOptions) {
-    const { issuer, basePath = "/auth", former } = options;
+    const { issuer, basePath = "/auth", former, formerCookieDomain: domain } = options;
     if (typeof sessions?.register !== "function" || typeof sessions.jwks !== "function") {
       throw new TypeError("superTokens: pass the object that createSessions returns first");
     }
@@ -76,14 +81,18 @@ export class Endpoints {
         `superTokens: former must be a function that verifies a refresh token of SuperTokens, got ${typeof former}`,
       );
     }
+    if (domain !== undefined && !isDomain(domain)) {
+      throw new TypeError(
+        `superTokens: formerCookieDomain must be a domain such as "example.com", got ${JSON.stringify(domain)}`,
+      );
+    }
     this.#sessions = sessions;
     this.#former = former;
     this.#base = basePath.replace(/\/$/, "");
     const refreshPath = `${this.#base}/session/refresh`;
-    this.formerCookies =
-      former === undefined
-        ? []
-        : [`sRefreshToken=; Path=${refreshPath}; Max-Age=0; HttpOnly; Secure; SameSite=None`];
+    const where = `Path=${refreshPath}${domain === undefined ? "" : `; Domain=${domain}`}`;
+    const removed = `sRefreshToken=; ${where}; Max-Age=0; HttpOnly; Secure; SameSite=None`;
+    this.formerCookies = (read) => (former !== undefined && keepsCookies(read) ? [removed] : []);
     this.#refreshHandler = refreshHandlerOf(sessions);
     const keysPath = `${this.#base}/jwt/jwks.json`;
     const keys = jwksHandler(sessions, { path: keysPath });
@@ -121,7 +130,11 @@ export class Endpoints {
     const headers = new Headers(request.headers);
     apply(headers, requestChanges(readerOf(headers)));
     const bearer = /^bearer +(.*)$/i.exec(headers.get("authorization") ?? "")?.[1];
-    const refreshToken = headers.get(header.transport) === "cookie" ? undefined : bearer;
+    // An SDK that was switched from headers to cookies still has its session in headers.
+    const isByCookie =
+      headers.get(header.transport) === "cookie" &&
+      (bearer === undefined || hasSessionCookies(readerOf(headers)));
+    const refreshToken = isByCookie ? undefined : bearer;
     for (const name of ["authorization", "content-length", "content-encoding", "te"]) {
       headers.delete(name);
     }
@@ -134,24 +147,24 @@ export class Endpoints {
       }),
     );
 
-    // 2. A token that is not valid here may be one of SuperTokens.
-    const { status } = called;
-    if (status === 401 && isFromSdk(readerOf(request.headers))) {
+    // 2. Without new tokens, the session has ended meanwhile.
+    const isOver = called.ok && !called.headers.has(header.session);
+    const status = isOver ? 401 : called.status;
+
+    // 3. A token that is not valid here may be one of SuperTokens.
+    if (called.status === 401 && senderOf(readerOf(request.headers)) === "sdk") {
       const adopted = await this.#adopt(request, refreshToken ?? readFormerCookie(request.headers));
       if (adopted !== undefined) {
         return adopted;
       }
     }
 
-    // 3. Translate the answer. A 401 alone makes the SDK forget the session.
-    const answer = translateResponse(
-      new Response(null, { status, headers: called.headers }),
-      this.formerCookies,
-    );
+    // 4. Translate the answer. A 401 alone makes the SDK forget the session.
+    const answer = this.#translate(request, new Response(null, called));
     for (const name of ["content-type", "content-length", "content-encoding"]) {
       answer.headers.delete(name);
     }
-    const body = called.ok ? {} : { message: await messageOf(called) };
+    const body = status === 200 ? {} : { message: await messageOf(called, status) };
     if (status === 401 && !answer.headers.has("front-token")) {
       answer.headers.set("front-token", "remove");
       answer.headers.append("access-control-expose-headers", "front-token");
@@ -175,7 +188,7 @@ export class Endpoints {
       const { status, body } = superTokensAnswer(error);
       return status === 401 ? undefined : Response.json(body, { status });
     }
-    return translateResponse(exchange.respond(Response.json({})), this.formerCookies);
+    return this.#translate(request, exchange.respond(Response.json({})));
   }
 
   async #signOut(request: Request): Promise<Response> {
@@ -189,15 +202,21 @@ export class Endpoints {
         throw error;
       }
       const { status, body } = superTokensAnswer(error);
-      return translateResponse(exchange.respond(Response.json(body, { status })), []);
+      const refused = exchange.respond(Response.json(body, { status }));
+      return translateResponse(refused, "sdk", []);
     }
-    const answer = translateResponse(
-      exchange.respond(Response.json({ status: "OK" })),
-      this.formerCookies,
-    );
+    // Also without a session of ours: one of SuperTokens must not come back by a later refresh.
+    const answer = translateResponse(exchange.respond(Response.json({ status: "OK" })), "sdk", []);
     answer.headers.set("front-token", "remove");
     answer.headers.append("access-control-expose-headers", "front-token");
+    for (const cookie of this.formerCookies(readerOf(request.headers))) {
+      answer.headers.append("set-cookie", cookie);
+    }
     return answer;
+  }
+
+  #translate({ headers }: Request, response: Response): Response {
+    return translateResponse(response, "sdk", this.formerCookies(readerOf(headers)));
   }
 }
 
@@ -213,6 +232,10 @@ function refreshHandlerOf(sessions: SuperTokensSessions): (request: Request) => 
   return createFetchHandler(refresh);
 }
 
+function isDomain(given: unknown): boolean {
+  return typeof given === "string" && /^\.?[\w-]+(\.[\w-]+)*$/.test(given);
+}
+
 /** The refresh token of SuperTokens in its cookie, where it is percent-encoded. */
 function readFormerCookie(headers: Headers): string | undefined {
   const value = /(?:^|;) *sRefreshToken=([^;]+)/.exec(headers.get("cookie") ?? "")?.[1];
@@ -223,7 +246,7 @@ function readFormerCookie(headers: Headers): string | undefined {
   }
 }
 
-async function messageOf(refused: Response): Promise<string> {
+async function messageOf(refused: Response, status: number): Promise<string> {
   const { message = "" } = (await refused.json().catch(() => ({}))) as { message?: string };
-  return refused.status === 401 ? "unauthorised" : message;
+  return status === 401 ? "unauthorised" : message;
 }

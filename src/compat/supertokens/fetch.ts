@@ -1,29 +1,35 @@
 import { withValidationErrors } from "./errors.ts";
 import {
   type HeaderChange,
-  isFromSdk,
   type ReadHeader,
   requestChanges,
   responseChanges,
+  type Sender,
+  senderOf,
   tellsOfSession,
 } from "./wire.ts";
+
+/** The cookies of SuperTokens that a response to a request removes, if it tells of a session. */
+export type FormerCookies = (read: ReadHeader) => readonly string[];
 
 /** Calls a handler with a translated request. Requests of other clients stay as they are. */
 export async function translated(
   request: Request,
   handler: (request: Request) => Promise<Response> | Response,
-  formerCookies: readonly string[],
+  formerCookies: FormerCookies,
 ): Promise<Response> {
-  if (!isFromSdk(readerOf(request.headers))) {
+  const read = readerOf(request.headers);
+  const sender = senderOf(read);
+  const removed = formerCookies(read);
+  if (sender === undefined && removed.length === 0) {
     return handler(request);
   }
   const headers = new Headers(request.headers);
-  apply(headers, requestChanges(readerOf(headers)));
-  const response = translateResponse(
-    await handler(new Request(request, { headers })),
-    formerCookies,
-  );
+  apply(headers, sender === "sdk" ? requestChanges(read) : []);
+  const answer = await handler(new Request(request, { headers }));
+  const response = translateResponse(answer, sender, removed);
   const isRefusal =
+    sender === "sdk" &&
     response.status === 403 &&
     /^application\/json\b/i.test(response.headers.get("content-type") ?? "");
   if (!isRefusal) {
@@ -34,11 +40,15 @@ export async function translated(
 }
 
 /** Turns the headers of a response into those that the SDK reads; see `translateNode`. */
-export function translateResponse(response: Response, formerCookies: readonly string[]): Response {
+export function translateResponse(
+  response: Response,
+  sender: Sender | undefined,
+  formerCookies: readonly string[],
+): Response {
   const headers = new Headers(response.headers);
-  const changes = responseChanges(readerOf(headers));
-  apply(headers, changes);
-  for (const cookie of tellsOfSession(changes) ? formerCookies : []) {
+  const removed = tellsOfSession(readerOf(headers)) ? formerCookies : [];
+  apply(headers, responseChanges(readerOf(headers), sender));
+  for (const cookie of removed) {
     headers.append("set-cookie", cookie);
   }
   const { status, statusText } = response;

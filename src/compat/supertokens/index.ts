@@ -119,7 +119,9 @@ function initOf({ method = "GET", headers }: SdkRequest): RequestInit {
 async function send(response: SdkResponse, answer: Response): Promise<void> {
   const cookies = answer.headers.getSetCookie();
   for (const [name, value] of answer.headers) {
-    if (name === "set-cookie") {
+    // The CORS middleware knows better: browsers accept no "*" with credentials, which SDKs send.
+    const isDecided = name === "access-control-allow-origin" && response.hasHeader(name);
+    if (name === "set-cookie" || isDecided) {
       continue;
     }
     const before = name === "access-control-expose-headers" && response.getHeader(name);

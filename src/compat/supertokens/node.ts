@@ -6,11 +6,13 @@ import type {
 } from "node:http";
 import type { Http2ServerRequest, Http2ServerResponse } from "node:http2";
 import { withValidationErrors } from "./errors.ts";
+import type { FormerCookies } from "./fetch.ts";
 import {
-  isFromSdk,
   type ReadHeader,
   requestChanges,
   responseChanges,
+  type Sender,
+  senderOf,
   tellsOfSession,
 } from "./wire.ts";
 
@@ -26,25 +28,29 @@ export type SdkResponse = ServerResponse | Http2ServerResponse;
 const maxRefusal = 65_536;
 
 /**
- * Translates a request of an SDK, and its response when it is sent. Leaves all others alone. A response
- * that tells of a session also sets `formerCookies`.
+ * Translates a request of an SDK, and its response when it is sent. A response to rpc-session's client on
+ * the page of an SDK also tells the SDK. A response to any client that tells of a session also removes the
+ * cookies of SuperTokens. All others are left alone.
  */
 export function translateNode(
   request: SdkRequest,
   response: SdkResponse,
-  formerCookies: readonly string[],
+  formerCookies: FormerCookies,
 ): void {
   const read = readerOf(request.headers);
-  if (isFromSdk(read)) {
-    for (const [name, value] of requestChanges(read)) {
-      if (value === undefined) {
-        delete request.headers[name];
-      } else {
-        request.headers[name] = value;
-      }
-    }
-    TranslatedResponse.take(response, formerCookies);
+  const sender = senderOf(read);
+  const removed = formerCookies(read);
+  if (sender === undefined && removed.length === 0) {
+    return;
   }
+  for (const [name, value] of sender === "sdk" ? requestChanges(read) : []) {
+    if (value === undefined) {
+      delete request.headers[name];
+    } else {
+      request.headers[name] = value;
+    }
+  }
+  TranslatedResponse.take(response, sender, removed);
 }
 
 function readerOf(headers: OutgoingHttpHeaders): ReadHeader {
@@ -66,14 +72,20 @@ type BodyArguments = readonly unknown[];
  */
 class TranslatedResponse {
   readonly #response: SdkResponse;
+  readonly #sender: Sender | undefined;
   readonly #formerCookies: readonly string[];
   readonly #original: Original;
   /** What has been written of a refusal; undefined for any other response. */
   #held: Buffer[] | undefined;
   #isHead = false;
 
-  private constructor(response: SdkResponse, formerCookies: readonly string[]) {
+  private constructor(
+    response: SdkResponse,
+    sender: Sender | undefined,
+    formerCookies: readonly string[],
+  ) {
     this.#response = response;
+    this.#sender = sender;
     this.#formerCookies = formerCookies;
     const sent = response as ServerResponse;
     this.#original = {
@@ -84,8 +96,12 @@ class TranslatedResponse {
   }
 
   /** From now on, the response is sent through this class. */
-  static take(response: SdkResponse, formerCookies: readonly string[]): void {
-    const translated = new TranslatedResponse(response, formerCookies);
+  static take(
+    response: SdkResponse,
+    sender: Sender | undefined,
+    formerCookies: readonly string[],
+  ): void {
+    const translated = new TranslatedResponse(response, sender, formerCookies);
     Object.assign(response, {
       writeHead: translated.#writeHead.bind(translated),
       flushHeaders: () => translated.#start(),
@@ -104,20 +120,21 @@ class TranslatedResponse {
     for (const [name, value] of entriesOf(headers)) {
       response.setHeader(name, value);
     }
-    const changes = responseChanges(readerOf(response.getHeaders()));
-    for (const [name, value] of changes) {
+    const read = readerOf(response.getHeaders());
+    const removed = tellsOfSession(read) ? this.#formerCookies : [];
+    for (const [name, value] of responseChanges(read, this.#sender)) {
       if (value === undefined) {
         response.removeHeader(name);
       } else {
         response.setHeader(name, value);
       }
     }
-    if (this.#formerCookies.length > 0 && tellsOfSession(changes)) {
+    if (removed.length > 0) {
       const cookies = [response.getHeader("set-cookie") ?? []].flat().map(String);
-      response.setHeader("set-cookie", [...cookies, ...this.#formerCookies]);
+      response.setHeader("set-cookie", [...cookies, ...removed]);
     }
     this.#isHead = true;
-    if (status === 403 && isJson(response)) {
+    if (this.#sender === "sdk" && status === 403 && isJson(response)) {
       this.#held = [];
     } else {
       const text = typeof reason === "string" ? [reason] : [];

@@ -19,17 +19,41 @@ export type HeaderChange = readonly [name: string, value: string | undefined];
 export type ReadHeader = (name: string) => string | undefined;
 
 /**
- * Whether a SuperTokens SDK sent a request. It marks every request that it intercepts, and its own.
- * rpc-session's client also marks its requests. If a request has both marks, as on a page that uses both
- * clients, it counts as a request of rpc-session's client.
+ * Who sent a request: an SDK, or rpc-session's client in cookie mode on a page whose SDK intercepts its
+ * requests (`beside`).
  */
-export function isFromSdk(read: ReadHeader): boolean {
+export type Sender = "sdk" | "beside";
+
+/**
+ * Returns who sent a request; undefined if no SDK has seen it. An SDK marks every request that it
+ * intercepts, and its own. rpc-session's client also marks its requests. A request with both marks is one
+ * of rpc-session's client.
+ */
+export function senderOf(read: ReadHeader): Sender | undefined {
   const isMarked = ["st-auth-mode", "rid", "fdi-version"].some((name) => read(name) !== undefined);
-  return isMarked && read(header.session) === undefined && read(header.transport) === undefined;
+  const transport = read(header.transport);
+  if (!isMarked || (transport === undefined && read(header.session) === undefined)) {
+    return isMarked ? "sdk" : undefined;
+  }
+  // With tokens in headers, each of the two has a session of its own.
+  const isShared = read("st-auth-mode") === "cookie" && transport === "cookie";
+  return isShared ? "beside" : undefined;
 }
 
-/** The session cookies by their default names, with any prefix, and the port of localhost. */
-const sessionCookie = /(?:^|;) *(?:__[A-Za-z-]+-)?rpcsession-(?:access|refresh)(?:-\d+)?=/;
+/**
+ * Whether the client of a request keeps cookies: a browser, or an app in cookie mode. The SDK for Android
+ * fails in header mode if a response sets one.
+ */
+export function keepsCookies(read: ReadHeader): boolean {
+  const marks = ["origin", "sec-fetch-site", "cookie"];
+  return read("st-auth-mode") === "cookie" || marks.some((name) => Boolean(read(name)));
+}
+
+/** Whether a request has session cookies by their default names, with any prefix, and the port of localhost. */
+export function hasSessionCookies(read: ReadHeader): boolean {
+  const name = /(?:^|;) *(?:__[A-Za-z-]+-)?rpcsession-(?:access|refresh)(?:-\d+)?=/;
+  return name.test(read("cookie") ?? "");
+}
 
 /**
  * Returns the changes that turn the headers of an SDK's request into those of rpc-session.
@@ -39,20 +63,47 @@ const sessionCookie = /(?:^|;) *(?:__[A-Za-z-]+-)?rpcsession-(?:access|refresh)(
  */
 export function requestChanges(read: ReadHeader): HeaderChange[] {
   const asked = read("st-auth-mode");
-  const hasOnlyCookies =
-    read("authorization") === undefined && sessionCookie.test(read("cookie") ?? "");
-  const mode = asked === "header" && hasOnlyCookies ? "cookie" : asked;
+  const hasBearer = read("authorization") !== undefined;
+  const mode = asked === "header" && !hasBearer && hasSessionCookies(read) ? "cookie" : asked;
+  const known = mode === "cookie" && !hasBearer ? knownSession(read("cookie") ?? "") : undefined;
   const antiCsrf = read("anti-csrf");
   return [
     ...(mode === "cookie" || mode === "header" ? [[header.transport, mode] as const] : []),
+    ...(known === undefined ? [] : [[header.session, known] as const]),
     ...(antiCsrf === undefined ? [] : [[header.csrf, antiCsrf] as const]),
     // A field is added to the body of a refusal, which must not be compressed by then.
     ["accept-encoding", undefined],
   ];
 }
 
-/** Returns the changes that turn the headers of a response into those that the SDK reads. */
-export function responseChanges(read: ReadHeader): HeaderChange[] {
+/**
+ * Returns the session that an SDK in cookie mode takes for its own: its id, or "signedOut". Undefined if
+ * nobody can tell, as where the page is on another host: the SDK keeps this in cookies of the page.
+ *
+ * rpc-session's client may have changed the session without the SDK. With this, the response tells it.
+ */
+function knownSession(cookies: string): string | undefined {
+  const frontToken = /(?:^|;) *sFrontToken=([^;]*)/.exec(cookies)?.[1];
+  if (frontToken === undefined) {
+    return /(?:^|;) *st-last-access-token-update=/.test(cookies) ? "signedOut" : undefined;
+  }
+  try {
+    const { up } = JSON.parse(atob(frontToken)) as { up?: { sessionHandle?: unknown } };
+    const id = up?.sessionHandle;
+    return typeof id === "string" && /^[\w-]{1,64}$/.test(id) ? id : undefined;
+  } catch {
+    return undefined;
+  }
+}
+
+/**
+ * Returns the changes that turn the headers of a response into those that the SDK reads. For
+ * rpc-session's client beside an SDK, its own headers stay. There are none for other clients.
+ */
+export function responseChanges(read: ReadHeader, sender: Sender | undefined): HeaderChange[] {
+  if (sender === undefined) {
+    return [];
+  }
   const notice = decodeNotice(read(header.session) ?? null);
   const named: HeaderChange[] = [
     ["anti-csrf", read(header.csrf)],
@@ -60,15 +111,16 @@ export function responseChanges(read: ReadHeader): HeaderChange[] {
     ["st-refresh-token", read(header.refreshToken)],
     ["front-token", notice && frontTokenOf(notice)],
   ];
+  const own = [header.csrf, header.accessToken, header.refreshToken, header.session];
+  const removed = (sender === "sdk" ? own : []).map((name) => [name, undefined] as const);
   const written = named.filter(([, value]) => value !== undefined);
   if (written.length === 0) {
-    return [];
+    return removed;
   }
-  const own = [header.csrf, header.accessToken, header.refreshToken, header.session];
   const exposed = read("access-control-expose-headers");
   return [
     ...written,
-    ...own.map((name) => [name, undefined] as const),
+    ...removed,
     [
       "access-control-expose-headers",
       [...(exposed ? [exposed] : []), ...written.map(([name]) => name)].join(", "),
@@ -76,9 +128,10 @@ export function responseChanges(read: ReadHeader): HeaderChange[] {
   ];
 }
 
-/** Whether a response tells the SDK of a session that began, was refreshed or ended. */
-export function tellsOfSession(changes: readonly HeaderChange[]): boolean {
-  return changes.some(([name, value]) => name === "front-token" && value !== undefined);
+/** Whether a response, not yet translated, tells of a session that began, was refreshed or ended. */
+export function tellsOfSession(read: ReadHeader): boolean {
+  const event = decodeNotice(read(header.session) ?? null)?.event;
+  return event !== undefined && event !== "none" && event !== "current";
 }
 
 /**
@@ -91,7 +144,8 @@ function frontTokenOf(notice: SessionNotice): string | undefined {
   if (event === "ended") {
     return "remove";
   }
-  if (event === "current" || event === "none") {
+  if (event === "none") {
+    // It may still have a session of SuperTokens to trade. Its next refresh will tell.
     return undefined;
   }
   return base64({
