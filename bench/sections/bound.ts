@@ -253,7 +253,11 @@ async function signInAsBrowser(sessions: Sessions) {
     { user: "alice" },
     {
       headers,
-      onHeader: (all) => all.forEach((value, name) => received.append(name, value)),
+      onHeader(all) {
+        for (const [name, value] of all) {
+          received.append(name, value);
+        }
+      },
     },
   );
   const cookie = received

@@ -1,6 +1,6 @@
 import type { AcceptedIssuer } from "../base/checks.ts";
 import { asciiBytes } from "../base/crypto.ts";
-import type { JsonObject, JsonValue } from "../base/json.ts";
+import type { JsonValue } from "../base/json.ts";
 import { fromPayload, isCount, type TokenClaims } from "./claims.ts";
 import { algorithmNamed, type SigningAlgorithm, signingAlgorithms } from "./jwk.ts";
 import { isSignature, type VerificationKey } from "./keys.ts";
