@@ -103,7 +103,10 @@ describe("sec:V01 a line on PostgreSQL", () => {
     ["the process that was used last", () => 7],
     ["one of two processes in turn", () => turn++ % 2],
     ["one of three processes in turn", () => turn++ % 3],
-    ["one of two in turn, after another client's statement", () => (turn++ === 0 ? 1 : 1 - (turn % 2))],
+    [
+      "one of two in turn, after another client's statement",
+      () => (turn++ === 0 ? 1 : 1 - (turn % 2)),
+    ],
     ["the same ones to other clients, but not at first", (n) => (turn++ < 15 ? n : 3 - n)],
   ];
   it.each(poolers)(
