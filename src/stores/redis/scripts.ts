@@ -2,6 +2,7 @@ import { createHash } from "node:crypto";
 import type { Clock } from "../../base/clock.ts";
 import { type RedisScriptName, redisScripts } from "./gen/scripts.ts";
 import type { RedisKeys } from "./rows.ts";
+import { Turns } from "./turns.ts";
 
 /**
  * The part of a Redis client that `redisStore` uses: two methods of node-redis (the package `redis`,
@@ -50,38 +51,13 @@ const growing: ReadonlySet<RedisScriptName> = new Set([
 const whenFull = "#!lua flags=allow-oom\n";
 
 /** Runs the Lua scripts of one store; see lua/. */
-const perTurn = Number(process.env.PER_TURN ?? 1e9);
-class Turns {
-  #taken = 0;
-  #waiting: (() => void)[] = [];
-  #scheduled = false;
-  take(): Promise<void> | undefined {
-    if (!this.#scheduled) {
-      this.#scheduled = true;
-      setImmediate(this.#next);
-    }
-    if (this.#taken < perTurn) {
-      this.#taken++;
-      return undefined;
-    }
-    return new Promise((resolve) => this.#waiting.push(resolve));
-  }
-  readonly #next = (): void => {
-    const ready = this.#waiting.splice(0, perTurn);
-    this.#taken = ready.length;
-    this.#scheduled = ready.length > 0;
-    if (this.#scheduled) setImmediate(this.#next);
-    for (const go of ready) go();
-  };
-}
-const turns = new Turns();
-
 export class RedisScripts {
   readonly keys: RedisKeys;
   readonly #client: RedisClient;
   readonly #clock: Clock;
   readonly #time: string;
   readonly #shas = new Map<RedisScriptName, string>();
+  readonly #turns = new Turns();
   /** The first line of scripts that may run when memory is full. */
   #whenFull = "";
 
@@ -120,8 +96,10 @@ export class RedisScripts {
         "redisStore: the client did not return a script's reply as an array; remove its type mapping for arrays",
       );
     }
-    const turn = turns.take();
-    if (turn !== undefined) await turn;
+    const turn = this.#turns.take();
+    if (turn !== undefined) {
+      await turn;
+    }
     // Clients can be configured to return text as buffers.
     return reply.map(String);
   }
