@@ -72,13 +72,16 @@ const retries = 2;
 const sharedFor = 1_000;
 /** Sessions that are read at once to find forks, and ended at once; a store accepts 1000 ids. */
 const forksPage = 1_000;
-/** Shared answers that are kept, at most. */
+/** Shared answers that are kept, at most, in each of two generations. */
 const sharedMax = 10_000;
 
 /** Exchanges refresh tokens. */
 export class Refresher {
   readonly #options: RefresherOptions;
-  readonly #shared = new Map<string, SharedAnswer>();
+  /** The answers since `#newSince`, and those of before, which are dropped as a whole. */
+  #shared = new Map<string, SharedAnswer>();
+  #sharedBefore = new Map<string, SharedAnswer>();
+  #newSince = 0;
   /** The rule; a field so that the model checker can show that each part of it is needed. */
   decide: RefreshRule = decideRefresh;
 
@@ -106,15 +109,12 @@ export class Refresher {
     const checked = await refreshTokens.precheck(presented);
     const key = sharedKey(checked);
     const arrived = clock.monotonic();
-    this.#forgetOld(arrived);
-    const earlier = this.#shared.get(key);
-    if (earlier !== undefined && (await this.#isStillGood(checked.session, earlier, arrived))) {
+    const earlier = this.#recent(key, arrived);
+    if (earlier !== undefined && (await this.#isStillGood(checked.session, earlier))) {
       return earlier.answer;
     }
     const answer = this.#exchange(checked, arrived);
     const entry: SharedAnswer = { answer, until: arrived + sharedFor, value: undefined };
-    // Deleted first, so that the map stays in order of age.
-    this.#shared.delete(key);
     this.#shared.set(key, entry);
     answer.then(
       (value) => {
@@ -122,8 +122,10 @@ export class Refresher {
       },
       () => {
         // A failure is not kept: it goes only to the callers that were already waiting for it.
-        if (this.#shared.get(key) === entry) {
-          this.#shared.delete(key);
+        for (const answers of [this.#shared, this.#sharedBefore]) {
+          if (answers.get(key) === entry) {
+            answers.delete(key);
+          }
         }
       },
     );
@@ -374,23 +376,21 @@ export class Refresher {
     } while (cursor !== undefined);
   }
 
-  #forgetOld(now: number): void {
-    for (const [key, { until }] of this.#shared) {
-      if (now < until && this.#shared.size <= sharedMax) {
-        break;
-      }
-      this.#shared.delete(key);
+  /** Returns the answer to an equal refresh of the last second. Forgets older ones. */
+  #recent(key: string, now: number): SharedAnswer | undefined {
+    if (now - this.#newSince >= sharedFor || this.#shared.size >= sharedMax) {
+      this.#sharedBefore = this.#shared;
+      this.#shared = new Map();
+      this.#newSince = now;
     }
+    const found = this.#shared.get(key) ?? this.#sharedBefore.get(key);
+    return found !== undefined && now < found.until ? found : undefined;
   }
 
-  /** Whether an answer may be given again: still pending, or recent and consistent with the store. */
-  async #isStillGood(
-    session: string,
-    { value, until }: SharedAnswer,
-    arrived: number,
-  ): Promise<boolean> {
+  /** Whether a recent answer may be given again: still pending, or consistent with the store. */
+  async #isStillGood(session: string, { value }: SharedAnswer): Promise<boolean> {
     const { store, revocations, lifetimes } = this.#options;
-    if (arrived >= until || revocations.get(session) !== undefined) {
+    if (revocations.get(session) !== undefined) {
       return false;
     }
     if (value === undefined) {
