@@ -68,6 +68,8 @@ export interface Origin {
   readonly lineage: string;
   /** The key that it is bound to; null for none. */
   readonly boundKey: string | null;
+  /** Whether it has to be bound to a browser; see {@link hasToBeBound}. Default false. */
+  readonly mustBind?: boolean;
   readonly transport: TokenTransport;
   /** Its `version` when the inherited values were read. */
   readonly version: number;
@@ -205,7 +207,7 @@ export class SessionCreator {
   /** @throws SessionError `unauthorized` */
   async #assertProven({ from, replaces, provenKey, boundKey = null }: Creation): Promise<void> {
     const { nonces, revocations } = this.#options;
-    if (from === undefined || from.boundKey === null) {
+    if (from === undefined || (from.boundKey === null && !from.mustBind)) {
       return;
     }
     if (from.transport === "cookie") {
@@ -215,7 +217,7 @@ export class SessionCreator {
       }
       throw new SessionError("forbidden", "PROOF_REQUIRED", {
         message:
-          'a session that is bound to a browser (DBSC) cannot be forked: a copied cookie could make itself a session that lasts; sign users in with bind: "off" where you fork their sessions',
+          'a session that is, or has to be, bound to a browser (DBSC) cannot be forked: a copied cookie could make itself a session that lasts; sign users in with bind: "off" where you fork their sessions',
         sessionId: from.session,
       });
     }

@@ -172,6 +172,20 @@ describe("the offer at a sign-in", () => {
     expect((await single.sessions.find(id))?.device.bind).toBe("required");
   });
 
+  it("feat:S12 feat:S5 a session that has to be bound cannot be forked before it is, and keeps that over reauthenticate", async () => {
+    const server = serverOf();
+    const { sessions, api } = server;
+    const { cookie, id } = await signIn(server, { bind: "required" });
+    const request = { headers: { ...fromPage, cookie } };
+    const forked = await api.call(request, (ctx) => sessions.fork(ctx));
+    expect(forked.error?.code).toBe(Code.PermissionDenied);
+    expect(forked.error?.rawMessage).toMatch(/has to be, bound to a browser/);
+    expect((await sessions.list({ userId: "alice" })).sessions.map((one) => one.id)).toEqual([id]);
+    const again = await api.call(request, (ctx) => sessions.reauthenticate(ctx));
+    expect(again.error).toBeUndefined();
+    expect((await sessions.find(again.result?.id ?? ""))?.device.bind).toBe("required");
+  });
+
   it("feat:S11 a sign-in may ask for a binding where the service makes none", async () => {
     const { offer } = await signIn(serverOf({ bind: { mode: "off" } }), { bind: "preferred" });
     expect(offer).not.toBeNull();

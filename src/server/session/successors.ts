@@ -4,6 +4,7 @@ import type { TokenTransport } from "../../base/wire.ts";
 import type { Created, Creation } from "../../engine/create.ts";
 import { type OwnLifetimes, readOwnLifetimes, type SessionLife } from "../../engine/lifetimes.ts";
 import { liveOf } from "../../engine/liveness.ts";
+import { hasToBeBound } from "../../engine/refresh/token.ts";
 import type { Session } from "../../engine/session.ts";
 import type { SessionRecord } from "../../engine/store.ts";
 import { type Call, endOwn } from "../call/call.ts";
@@ -158,8 +159,10 @@ export function assertCurrent({ generation = -1 }: Call, record: SessionRecord):
   }
 }
 
-function originOf({ id, lineage, version, boundKey, transport }: SessionRecord) {
-  return { session: id, lineage: lineage ?? id, version, boundKey, transport };
+function originOf(record: SessionRecord) {
+  const { id, lineage, version, boundKey, transport } = record;
+  const mustBind = hasToBeBound(record);
+  return { session: id, lineage: lineage ?? id, version, boundKey, mustBind, transport };
 }
 
 function inheritedFrom({ userId, tenantId, claims, data, externalId }: SessionRecord) {
