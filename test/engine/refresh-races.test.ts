@@ -110,6 +110,19 @@ describe("a shared answer", () => {
     await engine.exchange(token);
     expect((await engine.load(id)).record?.confirmedAt).toBe(engine.clock.now());
   });
+
+  it("is not given again once its token counts as stolen", async () => {
+    const engine = await startEngine();
+    const { token } = await engine.signIn();
+    await engine.confirm(token);
+    const { refreshToken: next = "" } = await engine.exchange(token);
+    engine.clock.advance("60s");
+    await engine.exchange(next);
+    engine.clock.advance("29500ms");
+    expect((await engine.exchange(token)).refreshToken).toBe(next);
+    engine.clock.advance("600ms");
+    expect(await failure(engine.exchange(token))).toMatchObject({ reason: "TOKEN_THEFT" });
+  });
 });
 
 describe("a refresh that races with a revocation", () => {

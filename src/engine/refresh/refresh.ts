@@ -110,7 +110,7 @@ export class Refresher {
     const key = sharedKey(checked);
     const arrived = clock.monotonic();
     const earlier = this.#recent(key, arrived);
-    if (earlier !== undefined && (await this.#isStillGood(checked.session, earlier))) {
+    if (earlier !== undefined && (await this.#isStillGood(checked, earlier))) {
       return earlier.answer;
     }
     const answer = this.#exchange(checked, arrived);
@@ -388,7 +388,10 @@ export class Refresher {
   }
 
   /** Whether a recent answer may be given again: still pending, or consistent with the store. */
-  async #isStillGood(session: string, { value }: SharedAnswer): Promise<boolean> {
+  async #isStillGood(
+    { session, generation }: CheckedRefreshToken,
+    { value }: SharedAnswer,
+  ): Promise<boolean> {
     const { store, revocations, lifetimes } = this.#options;
     if (revocations.get(session) !== undefined) {
       return false;
@@ -397,16 +400,18 @@ export class Refresher {
       return true;
     }
     const { record, now } = await store.load(session).catch(storeFailed);
-    if (record === undefined || record.revokedAt !== null) {
+    if (record === undefined) {
       return false;
     }
+    // Meanwhile the token may count as stolen, or the session may have ended.
+    const { kind } = this.decide(record, generation, { ...lifetimes, now });
     // This use would confirm the generation, which a repeated answer does not.
     const confirms = record.confirmedAt === null && now - record.sentAt >= lifetimes.settle;
     return (
+      (kind === "keep" || kind === "resend") &&
       !confirms &&
       record.generation === value.record.generation &&
-      record.claimsVersion === value.record.claimsVersion &&
-      now < Math.min(record.idleExpiresAt, record.expiresAt)
+      record.claimsVersion === value.record.claimsVersion
     );
   }
 }
