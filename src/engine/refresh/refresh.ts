@@ -122,11 +122,7 @@ export class Refresher {
       },
       () => {
         // A failure is not kept: it goes only to the callers that were already waiting for it.
-        for (const answers of [this.#shared, this.#sharedBefore]) {
-          if (answers.get(key) === entry) {
-            answers.delete(key);
-          }
-        }
+        entry.until = arrived;
       },
     );
     return answer;
@@ -481,7 +477,7 @@ export function unprovenError(
 interface SharedAnswer {
   readonly answer: Promise<Refreshed>;
   /** Monotonic milliseconds. */
-  readonly until: number;
+  until: number;
   /** Undefined while the answer is pending. */
   value: Refreshed | undefined;
 }
