@@ -104,8 +104,9 @@ describe.skipIf(redisMissing)(`feat:O9 a Redis with limits of memory ${redisMiss
     const limit = { max: 2, overflow: "evict" } as const;
     await client.configResetStat();
     await client.configSet("slowlog-log-slower-than", "0");
-    const inserted = await store.insert(newSession({ id: "new", limit }));
-    expect(inserted.record?.id).toBe("new");
+    // Sessions of the same millisecond are in the order of their ids.
+    const inserted = await store.insert(newSession({ id: "z-new", limit }));
+    expect(inserted.record?.id).toBe("z-new");
     const evicted = "evicted" in inserted ? inserted.evicted : [];
     expect(new Set(evicted).size).toBe(many / 2 - 1);
     const { records } = await store.list(alice, { cursor: undefined, limit: 3_000 });
@@ -116,7 +117,7 @@ describe.skipIf(redisMissing)(`feat:O9 a Redis with limits of memory ${redisMiss
     expect(entries.map(({ session }) => session).sort()).toEqual([...evicted].sort());
     const scripts = /cmdstat_evalsha:calls=(\d+)/.exec(await client.info("commandstats"));
     expect(Number(scripts?.[1])).toBeGreaterThan(3);
-    const again = await store.insert(newSession({ id: "newer", limit }));
+    const again = await store.insert(newSession({ id: "zz-newer", limit }));
     expect("evicted" in again && again.evicted).toEqual([`s-${many - 1}`]);
   });
 });

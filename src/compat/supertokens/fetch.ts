@@ -2,14 +2,14 @@ import { withValidationErrors } from "./errors.ts";
 import {
   type HeaderChange,
   type ReadHeader,
+  reportsSession,
   requestChanges,
   responseChanges,
   type Sender,
   senderOf,
-  tellsOfSession,
 } from "./wire.ts";
 
-/** The cookies of SuperTokens that a response to a request removes, if it tells of a session. */
+/** Returns `Set-Cookie` lines that remove the cookies of SuperTokens, for a response that reports a session. */
 export type FormerCookies = (read: ReadHeader) => readonly string[];
 
 /** Calls a handler with a translated request. Requests of other clients stay as they are. */
@@ -46,7 +46,7 @@ export function translateResponse(
   formerCookies: readonly string[],
 ): Response {
   const headers = new Headers(response.headers);
-  const removed = tellsOfSession(readerOf(headers)) ? formerCookies : [];
+  const removed = reportsSession(readerOf(headers)) ? formerCookies : [];
   apply(headers, responseChanges(readerOf(headers), sender));
   for (const cookie of removed) {
     headers.append("set-cookie", cookie);

@@ -9,11 +9,11 @@ import { withValidationErrors } from "./errors.ts";
 import type { FormerCookies } from "./fetch.ts";
 import {
   type ReadHeader,
+  reportsSession,
   requestChanges,
   responseChanges,
   type Sender,
   senderOf,
-  tellsOfSession,
 } from "./wire.ts";
 
 /** A request of node:http, node:https, node:http2 or Express. */
@@ -28,9 +28,10 @@ export type SdkResponse = ServerResponse | Http2ServerResponse;
 const maxRefusal = 65_536;
 
 /**
- * Translates a request of an SDK, and its response when it is sent. A response to rpc-session's client on
- * the page of an SDK also tells the SDK. A response to any client that tells of a session also removes the
- * cookies of SuperTokens. All others are left alone.
+ * Translates a request of an SDK, and its response when it is sent.
+ *
+ * A response to rpc-session's client on the page of an SDK gets the headers of the SDK as well. A response to
+ * any client that reports a session removes the cookies of SuperTokens. Other exchanges stay as they are.
  */
 export function translateNode(
   request: SdkRequest,
@@ -95,7 +96,7 @@ class TranslatedResponse {
     } as Original;
   }
 
-  /** From now on, the response is sent through this class. */
+  /** Makes every method that sends the response go through this class. */
   static take(
     response: SdkResponse,
     sender: Sender | undefined,
@@ -108,7 +109,7 @@ class TranslatedResponse {
       write: translated.#write.bind(translated),
       end: translated.#end.bind(translated),
     });
-    // Also while the body of a refusal is held: whoever asks must not set headers any more.
+    // While the body of a refusal is held, nobody may set headers any more.
     Object.defineProperty(response, "headersSent", { get: () => translated.#isHead });
   }
 
@@ -121,7 +122,7 @@ class TranslatedResponse {
       response.setHeader(name, value);
     }
     const read = readerOf(response.getHeaders());
-    const removed = tellsOfSession(read) ? this.#formerCookies : [];
+    const removed = reportsSession(read) ? this.#formerCookies : [];
     for (const [name, value] of responseChanges(read, this.#sender)) {
       if (value === undefined) {
         response.removeHeader(name);

@@ -58,8 +58,8 @@ export function hasSessionCookies(read: ReadHeader): boolean {
 /**
  * Returns the changes that turn the headers of an SDK's request into those of rpc-session.
  *
- * An SDK that was switched from cookies to headers still has its session in cookies. SuperTokens goes by
- * the tokens of a request, so that session lives on; without this, it could neither be used nor ended.
+ * An SDK that was switched from cookies to headers still has its session in cookies. Such a request is one in
+ * cookie mode, as it is for SuperTokens. Otherwise that session could neither be used nor ended.
  */
 export function requestChanges(read: ReadHeader): HeaderChange[] {
   const asked = read("st-auth-mode");
@@ -77,10 +77,11 @@ export function requestChanges(read: ReadHeader): HeaderChange[] {
 }
 
 /**
- * Returns the session that an SDK in cookie mode takes for its own: its id, or "signedOut". Undefined if
- * nobody can tell, as where the page is on another host: the SDK keeps this in cookies of the page.
+ * Returns the id of the session that an SDK in cookie mode knows, or "signedOut". The SDK keeps it in cookies
+ * of the page, so it is undefined if the page is on another host.
  *
- * rpc-session's client may have changed the session without the SDK. With this, the response tells it.
+ * rpc-session's client may have changed the session without the SDK. The server compares both sessions, and
+ * its response reports the difference.
  */
 function knownSession(cookies: string): string | undefined {
   const frontToken = /(?:^|;) *sFrontToken=([^;]*)/.exec(cookies)?.[1];
@@ -128,8 +129,8 @@ export function responseChanges(read: ReadHeader, sender: Sender | undefined): H
   ];
 }
 
-/** Whether a response, not yet translated, tells of a session that began, was refreshed or ended. */
-export function tellsOfSession(read: ReadHeader): boolean {
+/** Whether a response, before its translation, reports that a session began, was refreshed or ended. */
+export function reportsSession(read: ReadHeader): boolean {
   const event = decodeNotice(read(header.session) ?? null)?.event;
   return event !== undefined && event !== "none" && event !== "current";
 }
@@ -145,7 +146,7 @@ function frontTokenOf(notice: SessionNotice): string | undefined {
     return "remove";
   }
   if (event === "none") {
-    // It may still have a session of SuperTokens to trade. Its next refresh will tell.
+    // The SDK may still have a session of SuperTokens, which its next refresh trades for one of ours.
     return undefined;
   }
   return base64({

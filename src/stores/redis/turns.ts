@@ -1,11 +1,11 @@
-/** Replies that are handled in one turn of the event loop, at least. After a refresh, each takes about 50 µs. */
+/** How many replies one turn of the event loop handles at least. One reply to a refresh takes about 50 µs. */
 const perTurn = 8;
 
 /**
  * Spreads the work after replies over turns of the event loop.
  *
- * Redis answers many commands at once, and a client sends new ones at the end of a turn. If all replies were
- * handled in the same turn, Redis would have nothing to do meanwhile, and then this process.
+ * Redis answers many commands at once, and a client sends new commands at the end of a turn. If one turn
+ * handled all replies, Redis would wait for this process, and then this process for Redis.
  */
 export class Turns {
   readonly #waiting: (() => void)[] = [];
@@ -13,7 +13,7 @@ export class Turns {
   #taken = 0;
   #isScheduled = false;
 
-  /** Waits for a turn. Undefined if that is now. */
+  /** Returns a promise of the caller's turn; undefined if the caller may go on at once. */
   take(): Promise<void> | undefined {
     if (!this.#isScheduled) {
       this.#schedule();
@@ -31,7 +31,7 @@ export class Turns {
   }
 
   #begin(): void {
-    // A part of all that wait, so that long turns do not make them wait longer and longer.
+    // With a fixed number, replies would pile up while turns are long.
     const ready = this.#waiting.splice(0, Math.max(perTurn, Math.ceil(this.#waiting.length / 4)));
     this.#taken = ready.length;
     this.#isScheduled = false;
