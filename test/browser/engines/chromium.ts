@@ -34,6 +34,13 @@ export async function installedChromium(): Promise<InstalledChromium | undefined
 /** Chromium, or how to get it. */
 export async function findChromium(hosts: readonly string[]): Promise<Engine> {
   const found = await installedChromium();
+  // The npm package has the headless shell, which reads no preferences.
+  const settings = found !== undefined && !found.executablePath.startsWith(cache);
+  if (found !== undefined && !settings) {
+    console.warn(
+      `The tests with settings of Chromium are skipped, because the npm package ignores settings: ${howToGetChromium}.`,
+    );
+  }
   const rules = hosts.map((host) => `MAP ${host} 127.0.0.1`).join();
   return {
     name: "Chromium",
@@ -41,7 +48,7 @@ export async function findChromium(hosts: readonly string[]): Promise<Engine> {
       secureOnLocalhost: true,
       prefixes: true,
       partitioned: true,
-      settings: true,
+      settings,
       popups: true,
     },
     ...(found && { launch: () => launch({ ...found, args: [`--host-resolver-rules=${rules}`] }) }),
@@ -141,12 +148,13 @@ class ChromiumTab implements Tab {
   }
 }
 
+const cache = join(import.meta.dirname, "../../../node_modules/.cache/chromium");
+
 /**
  * The package unpacks into the folder for temporary files. It unpacks its libraries only if it
  * believes that it runs in AWS Lambda, and it looks for its fonts in a folder that does not exist here.
  */
 async function unpackChromium(): Promise<InstalledChromium> {
-  const cache = join(import.meta.dirname, "../../../node_modules/.cache/chromium");
   mkdirSync(cache, { recursive: true });
   const before = { ...process.env };
   Object.assign(process.env, { TMPDIR: cache, AWS_EXECUTION_ENV: "AWS_Lambda_nodejs22.x" });
