@@ -26,6 +26,7 @@ import {
   type RefreshDecision,
   type RefreshRule,
 } from "./rule.ts";
+import { SharedAnswers } from "./shared-answers.ts";
 import {
   type CheckedRefreshToken,
   hasToBeBound,
@@ -68,25 +69,19 @@ export type OnMismatch = "refuse" | "revoke";
 
 /** How often a refresh is decided again after its write lost to another one. */
 const retries = 2;
-/** Milliseconds for which identical refreshes in this process share one answer. */
-const sharedFor = 1_000;
 /** Sessions that are read at once to find forks, and ended at once; a store accepts 1000 ids. */
 const forksPage = 1_000;
-/** Shared answers that are kept, at most, in each of two generations. */
-const sharedMax = 10_000;
 
 /** Exchanges refresh tokens. */
 export class Refresher {
   readonly #options: RefresherOptions;
-  /** The answers since `#newSince`, and those of before, which are dropped as a whole. */
-  #shared = new Map<string, SharedAnswer>();
-  #sharedBefore = new Map<string, SharedAnswer>();
-  #newSince = 0;
+  readonly #shared: SharedAnswers<Refreshed>;
   /** The rule; a field so that the model checker can show that each part of it is needed. */
   decide: RefreshRule = decideRefresh;
 
   constructor(options: RefresherOptions) {
     this.#options = options;
+    this.#shared = new SharedAnswers(options);
   }
 
   /**
@@ -107,24 +102,13 @@ export class Refresher {
   async #refresh(presented: PresentedRefreshToken): Promise<Refreshed> {
     const { clock, refreshTokens } = this.#options;
     const checked = await refreshTokens.precheck(presented);
-    const key = sharedKey(checked);
     const arrived = clock.monotonic();
-    const earlier = this.#recent(key, arrived);
-    if (earlier !== undefined && (await this.#isStillGood(checked, earlier))) {
+    const earlier = this.#shared.find(checked, arrived);
+    if (earlier !== undefined && (await this.#shared.isStillGood(checked, earlier, this.decide))) {
       return earlier.answer;
     }
     const answer = this.#exchange(checked, arrived);
-    const entry: SharedAnswer = { answer, until: arrived + sharedFor, value: undefined };
-    this.#shared.set(key, entry);
-    answer.then(
-      (value) => {
-        entry.value = value;
-      },
-      () => {
-        // A failure is not kept: it goes only to the callers that were already waiting for it.
-        entry.until = arrived;
-      },
-    );
+    this.#shared.add(checked, answer, arrived);
     return answer;
   }
 
@@ -371,53 +355,6 @@ export class Refresher {
       cursor = page.cursor;
     } while (cursor !== undefined);
   }
-
-  /** Returns the answer to an equal refresh of the last second. Forgets older ones. */
-  #recent(key: string, now: number): SharedAnswer | undefined {
-    if (now - this.#newSince >= sharedFor || this.#shared.size >= sharedMax) {
-      this.#sharedBefore = this.#shared;
-      this.#shared = new Map();
-      this.#newSince = now;
-    }
-    const found = this.#shared.get(key) ?? this.#sharedBefore.get(key);
-    return found !== undefined && now < found.until ? found : undefined;
-  }
-
-  /** Whether a recent answer may be given again: still pending, or consistent with the store. */
-  async #isStillGood(
-    { session, generation }: CheckedRefreshToken,
-    { value }: SharedAnswer,
-  ): Promise<boolean> {
-    const { store, revocations, lifetimes } = this.#options;
-    if (revocations.get(session) !== undefined) {
-      return false;
-    }
-    if (value === undefined) {
-      return true;
-    }
-    const { record, now } = await store.load(session).catch(storeFailed);
-    if (record === undefined) {
-      return false;
-    }
-    // Meanwhile the token may count as stolen, or the session may have ended.
-    const { kind } = this.decide(record, generation, { ...lifetimes, now });
-    // This use would confirm the generation, which a repeated answer does not.
-    const confirms = record.confirmedAt === null && now - record.sentAt >= lifetimes.settle;
-    return (
-      (kind === "keep" || kind === "resend") &&
-      !confirms &&
-      record.generation === value.record.generation &&
-      record.claimsVersion === value.record.claimsVersion
-    );
-  }
-}
-
-/**
- * What a request has proven. Equal requests get one answer only if they have proven the same, not
- * already if they present the same token. Of a token of format 1 nothing is proven yet, so its tag counts.
- */
-function sharedKey({ token, transport, provenKey, unproven }: CheckedRefreshToken): string {
-  return `${transport}:${provenKey ?? unproven}:${token}`;
 }
 
 /**
@@ -472,14 +409,6 @@ export function unprovenError(
         message: "the session is bound to another key than the request has proven; sign in again",
         sessionId,
       });
-}
-
-interface SharedAnswer {
-  readonly answer: Promise<Refreshed>;
-  /** Monotonic milliseconds. */
-  until: number;
-  /** Undefined while the answer is pending. */
-  value: Refreshed | undefined;
 }
 
 /** The decisions that are written. */
