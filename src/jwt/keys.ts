@@ -7,7 +7,7 @@ import {
   importSPKI,
   type JWK,
 } from "jose";
-import { encodeBase64url, type NodeCrypto, nodeCrypto } from "../base/crypto.ts";
+import { asciiBytes, encodeBase64url, type NodeCrypto, nodeCrypto } from "../base/crypto.ts";
 import type { JsonObject } from "../base/json.ts";
 import { maxTokenLength } from "../base/wire.ts";
 import { checkedPayload, type TokenClaims } from "./claims.ts";
@@ -174,7 +174,7 @@ async function signCompact(
   key: SigningKey | RemoteSigningKey,
 ): Promise<string> {
   const signed = `${headerOf(key)}.${encodeBase64url(JSON.stringify(payload))}`;
-  const data = encoder.encode(signed);
+  const data = asciiBytes(signed);
   const signature = await ("sign" in key ? key.sign(data) : signWith(key, data));
   return `${signed}.${encodeBase64url(signature)}`;
 }
@@ -260,8 +260,6 @@ function readInteger(
   const value = bytes.subarray(bytes.findIndex((byte) => byte !== 0));
   return value.length > 32 ? undefined : { value, end };
 }
-
-const encoder = new TextEncoder();
 
 const webCryptoParameters: Readonly<
   Record<SigningAlgorithm, { readonly name: string; readonly hash?: string }>
