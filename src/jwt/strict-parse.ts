@@ -11,9 +11,9 @@ interface JwtHeader {
 
 /** A well-formed token of any issuer. Nothing in it is proven. */
 export interface ParsedJws {
-  /** Its objects have no prototype. */
+  /** As {@link parseStrictObject} returns it. */
   readonly header: JsonObject;
-  /** Its objects have no prototype. */
+  /** As {@link parseStrictObject} returns it. */
   readonly payload: JsonObject;
   /** At least one byte. */
   readonly signature: Uint8Array<ArrayBuffer>;
@@ -182,7 +182,9 @@ export const maxDepth = 8;
  * duplicate names at any depth, no lone surrogates, only interoperable numbers. Beyond that, at most
  * {@link maxDepth} levels and no name `__proto__`. Takes linear time.
  *
- * @returns objects without a prototype, or undefined when a rule is broken
+ * @returns undefined when a rule is broken. The objects within have no prototype. The outermost one, whose
+ *   members are looked up by fixed names, has none if the prototype of all objects has further members: to
+ *   take it away costs as much as half of `JSON.parse`
  */
 export function parseStrictObject(text: string): JsonObject | undefined {
   const written = countWritten(text);
@@ -202,7 +204,19 @@ export function parseStrictObject(text: string): JsonObject | undefined {
   if ((text.includes("\\") || !text.isWellFormed()) && !isWellFormed(value)) {
     return undefined;
   }
-  return countKept(value) === written ? (value as JsonObject) : undefined;
+  const members = countKept(value as JsonObject);
+  if (members !== written) {
+    return undefined;
+  }
+  return isPolluted() ? Object.setPrototypeOf(value, null) : (value as JsonObject);
+}
+
+/** Whether somebody has added members to the prototype of all objects. */
+function isPolluted(): boolean {
+  for (const _ in {}) {
+    return true;
+  }
+  return false;
 }
 
 const quote = 0x22;
@@ -248,27 +262,29 @@ function endOfString(text: string, start: number): number {
 }
 
 /**
- * Counts the members that `JSON.parse` kept, and removes the prototype of every object. `JSON.parse`
- * keeps one of two members with the same name, so the count is lower than the text's if and only if
- * there is a duplicate. Returns NaN, which no addition undoes, when another rule is broken.
+ * Counts the members that `JSON.parse` kept of an object, and removes the prototype of every object within.
+ * `JSON.parse` keeps one of two members with the same name, so the count is lower than the text's if and
+ * only if there is a duplicate. Returns NaN, which no addition undoes, when another rule is broken.
  */
-function countKept(value: unknown): number {
+function countKept(object: JsonObject): number {
+  let members = 0;
+  for (const name of Object.keys(object)) {
+    members += name === "__proto__" ? Number.NaN : 1 + countWithin(object[name]);
+  }
+  return members;
+}
+
+function countWithin(value: unknown): number {
   if (typeof value === "number") {
     return isInteroperable(value) ? 0 : Number.NaN;
   }
   if (typeof value !== "object" || value === null) {
     return 0;
   }
-  let members = 0;
   if (Array.isArray(value)) {
-    for (const item of value) {
-      members += countKept(item);
-    }
-    return members;
+    return value.reduce<number>((members, item) => members + countWithin(item), 0);
   }
-  for (const name of Object.keys(value)) {
-    members += name === "__proto__" ? Number.NaN : 1 + countKept((value as JsonObject)[name]);
-  }
+  const members = countKept(value as JsonObject);
   Object.setPrototypeOf(value, null);
   return members;
 }

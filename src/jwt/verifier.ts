@@ -248,9 +248,9 @@ async function proveToken(token: string, rules: Prover): Promise<ProvenToken | R
   const { issuer: iss, audience: aud } = issuer;
   const client_id = claims.client_id === aud ? aud : claims.client_id;
   const exp = Math.min(claims.exp, claims.iat + (rules.acceptedFor ?? maxLife));
-  const shared = { ...claims, iss, aud, client_id, exp };
   freeze(claims.claims);
-  return { claims: Object.freeze(shared), key, beginsAt };
+  Object.assign(claims, { iss, aud, client_id, exp });
+  return { claims: Object.freeze(claims), key, beginsAt };
 }
 
 /**
@@ -266,7 +266,7 @@ function algorithmOf({ header, signature }: ParsedJwt): SigningAlgorithm | undef
   if (signature.length < min || signature.length > max) {
     return undefined;
   }
-  return isAccessTokenType(header.typ) ? alg : undefined;
+  return header.typ === "at+jwt" || isAccessTokenType(header.typ) ? alg : undefined;
 }
 
 /** Whether a key has signed a token, which was parsed before. */

@@ -74,10 +74,25 @@ describe("parseStrictObject", () => {
     expect(parseStrictObject(text)).toBeUndefined();
   });
 
-  it("removes the prototype of every object", () => {
+  it("removes the prototype of every object within", () => {
     const value = parseStrictObject('{"a":{"b":[{}]}}') as { a: { b: object[] } };
-    for (const object of [value, value.a, value.a.b[0]]) {
+    for (const object of [value.a, value.a.b[0]]) {
       expect(Object.getPrototypeOf(object)).toBeNull();
+    }
+  });
+
+  it("finds no member that somebody has added to the prototype of all objects", () => {
+    const members = { tid: "evil", iss: "evil" };
+    Object.assign(Object.prototype, members);
+    try {
+      const value = parseStrictObject('{"a":{"b":[{}]}}') as { a: { b: object[] } };
+      for (const object of [value, value.a, value.a.b[0]] as Partial<typeof members>[]) {
+        expect([object.tid, object.iss]).toEqual([undefined, undefined]);
+      }
+    } finally {
+      for (const name of Object.keys(members)) {
+        Reflect.deleteProperty(Object.prototype, name);
+      }
     }
   });
 
