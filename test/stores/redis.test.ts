@@ -1,5 +1,10 @@
-import { afterAll, beforeAll, describe, expect, it, onTestFinished } from "vitest";
+import { rename } from "node:fs/promises";
+import { createClient } from "redis";
+import { afterAll, beforeAll, describe, expect, it, onTestFinished, vi } from "vitest";
 import { type RedisClient, redisStore } from "../../src/stores/redis/index.ts";
+import { redisKeys } from "../../src/stores/redis/rows.ts";
+import { RedisScripts } from "../../src/stores/redis/scripts.ts";
+import { createFakeClock } from "../../src/testing/fake-clock.ts";
 import {
   advance,
   atOnce,
@@ -100,13 +105,69 @@ describe.skipIf(redisMissing)(`feat:O3 redisStore ${redisMissing ?? ""}`, () => 
     const waits: number[] = [];
     const after = (ms: number, action: () => void) => {
       waits.push(ms);
-      action();
+      queueMicrotask(action);
       return () => {};
     };
     const hanging: RedisClient = { eval: never, evalSha: never };
     const open = redisStore(hanging).open({ clock: { ...clock, after } });
     await expect(open).rejects.toThrow("did not answer within 5 s");
     expect(waits).toEqual([5_000]);
+  });
+
+  it("takes back a call that its client could not send within 5 s", async () => {
+    const server = await startRedis();
+    onTestFinished(() => server.stop());
+    // With a queue for the time without a connection, which is the default of node-redis.
+    const client = createClient({
+      socket: { path: server.socket, tls: false, reconnectStrategy: () => 5 },
+    });
+    client.on("error", () => {});
+    await client.connect();
+    onTestFinished(() => client.destroy());
+    const admin = await server.connect();
+    const store = redisStore(client);
+    const time = createFakeClock(Date.now());
+    await store.open({ clock: time });
+    await store.insert(newSession());
+    // The server knows the script, so that the first command would change something.
+    await expect(store.revoke("s0", "revoked")).resolves.toMatchObject({ revoked: false });
+    const id = String(await client.clientId());
+    await rename(server.socket, `${server.socket}.away`);
+    await admin.sendCommand(["CLIENT", "KILL", "ID", id]);
+    await vi.waitFor(() => expect(client.isReady).toBe(false));
+    const revoking = store.revoke("s1", "revoked");
+    time.advance("5s");
+    await expect(revoking).rejects.toThrow("did not answer within 5 s");
+    await rename(`${server.socket}.away`, server.socket);
+    // Commands that are still in the queue are sent before this one.
+    await client.ping();
+    expect((await store.load("s1")).record).toMatchObject({ id: "s1", revokedAt: null });
+  });
+
+  it("rejects calls of the same moment together, and later ones later", async () => {
+    const hanging: RedisClient = {
+      eval: async () => [],
+      evalSha: () => new Promise(() => {}),
+    };
+    const time = createFakeClock(0);
+    const scripts = new RedisScripts(hanging, {
+      keys: redisKeys("hanging"),
+      clock: time,
+      time: "",
+    });
+    const settled: string[] = [];
+    const call = (name: string) => scripts.run("load", []).catch(() => settled.push(name));
+    const all = [call("first"), call("second")];
+    time.advance("50ms");
+    all.push(call("third"));
+    time.advance("100ms");
+    all.push(call("later"));
+    time.advance("4850ms");
+    await Promise.all(all.slice(0, 3));
+    expect(settled).toEqual(["first", "second", "third"]);
+    time.advance("150ms");
+    await all[3];
+    expect(settled).toEqual(["first", "second", "third", "later"]);
   });
 
   it("rejects every call before open(), and never closes the client", async () => {

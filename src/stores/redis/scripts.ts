@@ -30,6 +30,8 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
  * commands until it has a new one, which may take forever. A request cannot wait that long.
  */
 const answerWithin = 5_000;
+/** Milliseconds within which commands share a deadline; a command may have that much less time. */
+const sharedFor = 100;
 
 /** Options of {@link RedisScripts}. */
 interface RedisScriptsOptions {
@@ -56,10 +58,11 @@ export class RedisScripts {
   readonly #client: RedisClient;
   readonly #clock: Clock;
   readonly #time: string;
-  readonly #shas = new Map<RedisScriptName, string>();
+  readonly #scripts = new Map<RedisScriptName, Script>();
   readonly #turns = new Turns();
   /** The first line of scripts that may run when memory is full. */
   #whenFull = "";
+  #current: Deadline | undefined;
 
   constructor(client: RedisClient, { keys, clock, time }: RedisScriptsOptions) {
     this.keys = keys;
@@ -72,7 +75,8 @@ export class RedisScripts {
   async learnFlags(): Promise<void> {
     const probe = { keys: [this.keys.meta], arguments: [] };
     try {
-      await this.#inTime(this.#client.eval(`${whenFull}return {}`, probe));
+      const deadline = this.#deadline();
+      await deadline.inTime(deadline.client.eval(`${whenFull}return {}`, probe));
       this.#whenFull = whenFull;
     } catch (error) {
       // Before Redis 7, a script that begins with "#!" is not Lua.
@@ -88,9 +92,19 @@ export class RedisScripts {
     keys: readonly string[],
     args: readonly (string | number)[] = [],
   ): Promise<string[]> {
-    const reply = await this.#inTime(
-      this.#evaluate(name, { keys: [...keys], arguments: args.map(String) }),
-    );
+    const { sha, script } = this.#scriptNamed(name);
+    const given = { keys: [...keys], arguments: args.map(String) };
+    const deadline = this.#deadline();
+    let reply: unknown;
+    try {
+      reply = await deadline.inTime(deadline.client.evalSha(sha, given));
+    } catch (error) {
+      if (!(error instanceof Error && error.message.startsWith("NOSCRIPT"))) {
+        throw error;
+      }
+      // After a restart or a failover the server does not have the script, and has run nothing.
+      reply = await deadline.inTime(deadline.client.eval(script, given));
+    }
     if (!Array.isArray(reply)) {
       throw new Error(
         "redisStore: the client did not return a script's reply as an array; remove its type mapping for arrays",
@@ -101,31 +115,90 @@ export class RedisScripts {
       await turn;
     }
     // Clients can be configured to return text as buffers.
-    return reply.map(String);
+    return reply.every(isText) ? reply : reply.map(String);
   }
 
-  async #evaluate(name: RedisScriptName, given: RedisScriptArguments): Promise<unknown> {
-    const firstLine = growing.has(name) ? "" : this.#whenFull;
-    const script = firstLine + this.#time + redisScripts[name];
-    const sha = this.#shas.get(name) ?? createHash("sha1").update(script).digest("hex");
-    this.#shas.set(name, sha);
-    try {
-      return await this.#client.evalSha(sha, given);
-    } catch (error) {
-      if (!(error instanceof Error && error.message.startsWith("NOSCRIPT"))) {
-        throw error;
-      }
-      // After a restart or a failover the server does not have the script, and has run nothing.
-      return this.#client.eval(script, given);
+  #scriptNamed(name: RedisScriptName): Script {
+    const known = this.#scripts.get(name);
+    if (known !== undefined) {
+      return known;
     }
+    const script = (growing.has(name) ? "" : this.#whenFull) + this.#time + redisScripts[name];
+    const made = { script, sha: createHash("sha1").update(script).digest("hex") };
+    this.#scripts.set(name, made);
+    return made;
   }
 
-  #inTime<T>(work: Promise<T>): Promise<T> {
-    return new Promise((resolve, reject) => {
-      const cancel = this.#clock.after(answerWithin, () => {
+  /** The deadline of commands that begin now. */
+  #deadline(): Deadline {
+    const now = this.#clock.monotonic();
+    if (this.#current === undefined || now - this.#current.begun >= sharedFor) {
+      this.#current = new Deadline(this.#client, this.#clock, now);
+    }
+    return this.#current;
+  }
+}
+
+/**
+ * The end of commands that begin within a tenth of a second. They share one timer, and one signal that
+ * takes back what the client has not sent by then.
+ *
+ * By default, node-redis makes a timer and a signal for each command. Both outlive the command, and cost
+ * about as much as to send it.
+ */
+class Deadline {
+  /** Monotonic milliseconds. */
+  readonly begun: number;
+  /** Sends commands that end with this deadline. */
+  readonly client: RedisClient;
+  readonly #waiting = new Set<(late: Error) => void>();
+
+  constructor(client: RedisClient, clock: Clock, begun: number) {
+    this.begun = begun;
+    const unsent = new AbortController();
+    const options = { timeout: undefined, abortSignal: unsent.signal };
+    this.client = (client as AdjustableClient).withCommandOptions?.(options) ?? client;
+    clock.after(answerWithin, () => {
+      for (const reject of this.#waiting) {
         reject(new Error(`redisStore: Redis did not answer within ${answerWithin / 1000} s`));
-      });
-      work.then(resolve, reject).finally(cancel);
+      }
+      unsent.abort();
     });
   }
+
+  /** Settles like `work`, or rejects at the deadline. */
+  inTime<T>(work: Promise<T>): Promise<T> {
+    return new Promise((resolve, reject) => {
+      this.#waiting.add(reject);
+      work.then(
+        (reply) => {
+          this.#waiting.delete(reject);
+          resolve(reply);
+        },
+        (error) => {
+          this.#waiting.delete(reject);
+          reject(error);
+        },
+      );
+    });
+  }
+}
+
+/** A client of node-redis that can run commands with other options. */
+interface AdjustableClient extends RedisClient {
+  withCommandOptions?(options: {
+    readonly timeout: undefined;
+    readonly abortSignal: AbortSignal;
+  }): RedisClient;
+}
+
+/** A script with everything that goes in front of it, and its name in Redis. */
+interface Script {
+  readonly script: string;
+  /** SHA-1, hexadecimal. */
+  readonly sha: string;
+}
+
+function isText(value: unknown): value is string {
+  return typeof value === "string";
 }

@@ -1,5 +1,4 @@
 import type {
-  AdvanceWrite,
   NewSession,
   RecordedSecret,
   RecordedSecrets,
@@ -17,7 +16,15 @@ import { appendEntries, forgetEntries, listEntries, pruneEntries } from "./audit
 import { readLog } from "./log.ts";
 import { endSetApart, finishRevocations, listSessions, revokeSessions } from "./owners.ts";
 import { RedisPush } from "./push.ts";
-import { optional, type RedisKeys, redisKeys, toFields, toJsonFields, toRecord } from "./rows.ts";
+import {
+  optional,
+  type RedisKeys,
+  redisKeys,
+  toAdvanced,
+  toFields,
+  toJsonFields,
+  toRecord,
+} from "./rows.ts";
 import { finishUpgrade, openSchema } from "./schema.ts";
 import { type RedisClient, RedisScripts } from "./scripts.ts";
 
@@ -115,10 +122,12 @@ export class RedisStore implements SessionStore {
     const args = [id, generation, secretId, rootHash, transport, overlap, idle, nextSecretId];
     const bound = write.boundKey ?? "";
     const reply = await this.#redis.run("advance", this.#rowKeys(id), [...args, bound]);
-    const [now = "", flag] = reply;
-    return flag === "advanced"
-      ? { ...toStored([...reply, ...writtenBy(write, now)]), advanced: true }
-      : { ...toStored(reply), advanced: false };
+    const [time, flag, history, ...values] = reply;
+    if (flag !== "advanced") {
+      return { ...toStored(reply), advanced: false };
+    }
+    const now = Number(time);
+    return { record: toAdvanced(write, now, values), now, ...named(history), advanced: true };
   };
 
   readonly tokenFormat: NonNullable<SessionStore["tokenFormat"]> = async () => {
@@ -286,17 +295,6 @@ function insertArguments(given: NewSession): (string | number)[] {
     ...[limit?.max ?? "", limit?.overflow ?? ""],
     ...[externalId?.issuer, externalId?.sid, externalId?.sub].map(optional),
     ...toFields(given),
-  ];
-}
-
-/** What a write knows of the session that it has advanced. */
-function writtenBy(write: AdvanceWrite, now: string): string[] {
-  return [
-    ...["id", write.id, "transport", write.transport, "rootHash", write.rootHash],
-    ...(write.boundKey === null ? [] : ["boundKey", write.boundKey]),
-    ...["secretId", write.nextSecretId, "formerSecretId", write.secretId],
-    ...["generation", String(write.generation + 1), "rotatedAt", now, "sentAt", now],
-    ...["lastSeenAt", now],
   ];
 }
 

@@ -57,6 +57,43 @@ export const advanceRules: Rules = ifTried({
     assert.deepEqual(again, { record: expected, now, advanced: false });
   },
 
+  async "it returns the whole session as a read does, whichever fields it has"({ store, clock }) {
+    const start = clock.now();
+    await store.insert(
+      newSession({
+        ...{ tenantId: "acme", transport: "header", boundKey: "key-a", lineage: "l1.l2" },
+        ...{ accessLife: 600_000, idleLife: 900_000 },
+        ...{
+          createdAt: start - 3 * second,
+          authTime: start - 2 * second,
+          endsBy: start + 2_000_000,
+        },
+        externalId: { issuer: "https://id.example", sid: "sid-1", sub: "sub-1" },
+        authentication: { acr: "high", amr: ["pwd", "otp"] },
+        device: { userAgent: `Agent/1.0 (${"ö".repeat(200)})`, ip: "192.0.2.1" },
+      }),
+    );
+    await store.update({ id: "s1", version: 0, claims: { role: "owner" } });
+    await store.update({ id: "s1", version: 1, data: { cart: [3] } });
+    const proof = { salt: "", rootHash: rooted.rootHash, lastSalted: "hash-of-token" };
+    const first = { kind: "advance", id: "s1", generation: 0, secretId: "secret-b" } as const;
+    await store.refresh({ ...first, idle, proof });
+    await confirmOne(store, "s1", 1, 0);
+    await clock.advance(overlap + 1);
+    const { record: before } = await store.load("s1");
+    assert.ok(before !== undefined);
+    const given = { transport: "header", boundKey: "key-a", generation: 1 } as const;
+    const { record } = await advanceOf(store)(write({ ...given, secretId: before.secretId }));
+    const now = clock.now();
+    assert.deepEqual(record, {
+      ...before,
+      ...{ generation: 2, secretId: "secret-b", formerSecretId: before.secretId },
+      ...{ confirmedAt: null, rotatedAt: now, sentAt: now, prolonged: 0 },
+      ...{ lastSeenAt: now, idleExpiresAt: now + 900_000 },
+    });
+    assert.deepEqual((await store.load("s1")).record, record);
+  },
+
   async "the idle end is that of the session's own idle life, and never after the absolute end"({
     store,
     clock,

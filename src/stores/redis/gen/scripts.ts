@@ -40,23 +40,24 @@ export type RedisScriptName =
   | "revoke"
   | "update";
 
-const base = `local function text(number) return string.format('%.0f', number) end
-local function answer(flag, key)
+/** What scripts share. */
+const lua = {
+  text: `local function text(number) return string.format('%.0f', number) end
+`,
+  answer: `local function answer(flag, key)
   local reply = key and redis.call('HGETALL', key) or {}
   table.insert(reply, 1, text(now))
   table.insert(reply, 2, flag)
   return reply
 end
-`;
-
-const audit = `${base}`;
-
-const keys = `${base}`;
-
-const log = `${base}local keepChanges = 7200000
-local seenEvery = 60000
-local clockMargin = 5000
-local function append(id, name, value)
+`,
+  keepChanges: `local keepChanges = 7200000
+`,
+  seenEvery: `local seenEvery = 60000
+`,
+  clockMargin: `local clockMargin = 5000
+`,
+  append: `local function append(id, name, value)
   local last = redis.call('HMGET', KEYS[1], 'ms', 'seq')
   local ms, seq = tonumber(last[1] or 0), tonumber(last[2] or 0)
   if now > ms then ms, seq = now, 0 else seq = seq + 1 end
@@ -65,7 +66,8 @@ local function append(id, name, value)
   redis.call('HSET', KEYS[1], 'ms', text(ms), 'seq', text(seq))
   redis.pcall('PUBLISH', KEYS[2], '')
 end
-local function hasMoved(replication, seenAt)
+`,
+  hasMoved: `local function hasMoved(replication, seenAt)
   local function number(section, name)
     return tonumber(string.match(redis.call('INFO', section), name .. ':(%d+)') or 0)
   end
@@ -73,7 +75,8 @@ local function hasMoved(replication, seenAt)
     and string.match(replication, 'master_replid2:0+%c') ~= nil
     and now - (number('server', 'uptime_in_seconds') - 1) * 1000 < seenAt - clockMargin
 end
-local function followHistory(meta, lineage, fresh)
+`,
+  followHistory: `local function followHistory(meta, lineage, fresh)
   local replication = redis.call('INFO', 'replication')
   local replid = string.match(replication, 'master_replid:(%w+)')
   local created, lostAt, seenAt = tonumber(meta.created or now), tonumber(meta.lostAt or 0), tonumber(meta.seenAt or 0)
@@ -91,31 +94,48 @@ local function followHistory(meta, lineage, fresh)
   end
   return lost and fresh or meta.history or fresh, lostAt, replid
 end
-`;
-
-const rows = `${log}local keepEnded = 86400000
-local meta, log, ends, revoking = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local prefix = string.sub(meta, 1, -5)
-local function sessionKey(id) return prefix .. 'session:' .. id end
-local function userKey(userId) return prefix .. 'user:' .. userId end
-local function tenantKey(tenantId) return prefix .. 'tenant:' .. tenantId end
-local function optional(arg)
+`,
+  isBefore: `local function isBefore(a, b)
+  for place = 1, math.min(#a, #b) do
+    local left, right = string.byte(a, place), string.byte(b, place)
+    if left ~= right then return left < right end
+  end
+  return #a < #b
+end
+`,
+  keepEnded: `local keepEnded = 86400000
+`,
+  meta: `local meta, log, ends, revoking = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+`,
+  prefix: `local prefix = string.sub(meta, 1, -5)
+`,
+  sessionKey: `local function sessionKey(id) return prefix .. 'session:' .. id end
+`,
+  userKey: `local function userKey(userId) return prefix .. 'user:' .. userId end
+`,
+  tenantKey: `local function tenantKey(tenantId) return prefix .. 'tenant:' .. tenantId end
+`,
+  optional: `local function optional(arg)
   return arg ~= '' and string.sub(arg, 2) or nil
 end
-local function endsMember(id, userId, tenantId)
+`,
+  endsMember: `local function endsMember(id, userId, tenantId)
   return cjson.encode({ id, userId, tenantId or nil })
 end
-local function index(id, row)
+`,
+  index: `local function index(id, row)
   redis.call('ZADD', ends, text(row.idleEnd + keepEnded), endsMember(id, row.userId, row.tenantId))
   redis.call('ZADD', userKey(row.userId), row.createdAt, id)
   if row.tenantId then redis.call('ZADD', tenantKey(row.tenantId), row.createdAt, id) end
 end
-local function unindex(id, userId, tenantId)
+`,
+  unindex: `local function unindex(id, userId, tenantId)
   redis.call('ZREM', ends, endsMember(id, userId, tenantId))
   redis.call('ZREM', userKey(userId), id)
   if tenantId then redis.call('ZREM', tenantKey(tenantId), id) end
 end
-local function externalKeys(issuer, sid, sub)
+`,
+  externalKeys: `local function externalKeys(issuer, sid, sub)
   local keys = {}
   local function add(by, name) table.insert(keys, prefix .. by .. ':' .. issuer .. ' ' .. name) end
   if issuer and sid then add('sid', sid) end
@@ -123,18 +143,21 @@ local function externalKeys(issuer, sid, sub)
   if issuer and sub and not sid then add('subWithoutSid', sub) end
   return keys
 end
-local function indexExternal(key, id, createdAt, idleEnd)
+`,
+  indexExternal: `local function indexExternal(key, id, createdAt, idleEnd)
   redis.call('ZADD', key, createdAt, id)
   local time, left = redis.call('TIME'), redis.call('PTTL', key)
   local ends = left < 0 and 0 or time[1] * 1000 + math.floor(time[2] / 1000) + left
   redis.call('PEXPIREAT', key, text(math.max(ends, idleEnd + keepEnded)))
 end
-local function cleanExternal(key)
+`,
+  cleanExternal: `local function cleanExternal(key)
   for _, id in ipairs(redis.call('ZRANDMEMBER', key, '10')) do
     if redis.call('EXISTS', sessionKey(id)) == 0 then redis.call('ZREM', key, id) end
   end
 end
-local function endSession(id, endedBy)
+`,
+  endSession: `local function endSession(id, endedBy)
   local key = sessionKey(id)
   local row = redis.call('HMGET', key, 'userId', 'revokedAt', 'tenantId', 'externalIssuer',
     'externalSid', 'externalSub')
@@ -148,8 +171,10 @@ local function endSession(id, endedBy)
   end
   return true
 end
-local pending
-local function endIfPending(id)
+`,
+  pending: `local pending
+`,
+  endIfPending: `local function endIfPending(id)
   pending = pending or redis.call('HGETALL', revoking)
   for each = 1, #pending, 2 do
     local set = revoking .. ':' .. pending[each]
@@ -158,8 +183,10 @@ local function endIfPending(id)
     end
   end
 end
-local endAtOnce = 500
-local function setApart(ids, endedBy, userId, tenantId)
+`,
+  endAtOnce: `local endAtOnce = 500
+`,
+  setApart: `local function setApart(ids, endedBy, userId, tenantId)
   local number = text(redis.call('HINCRBY', meta, 'revocations', '1'))
   for from = 1, #ids, 1000 do
     local some, scored = {}, {}
@@ -175,34 +202,28 @@ local function setApart(ids, endedBy, userId, tenantId)
   redis.call('HSET', revoking, number, endedBy)
   return number
 end
-local function isLiveRow(revokedAt, idleEnd, absoluteEnd)
+`,
+  isLiveRow: `local function isLiveRow(revokedAt, idleEnd, absoluteEnd)
   return idleEnd and not revokedAt and tonumber(idleEnd) > now and tonumber(absoluteEnd) > now
 end
-local function isLive(id)
+`,
+  isLive: `local function isLive(id)
   endIfPending(id)
   return isLiveRow(unpack(redis.call('HMGET', sessionKey(id), 'revokedAt', 'idleExpiresAt', 'expiresAt')))
 end
-`;
-
-const owners = `${rows}local function isBefore(a, b)
-  for place = 1, math.min(#a, #b) do
-    local left, right = string.byte(a, place), string.byte(b, place)
-    if left ~= right then return left < right end
-  end
-  return #a < #b
-end
-`;
-
-const schema = `${base}local mixedFor = 24 * 3600000
-`;
-
-const secrets = `${log}local maxSecrets = 256
-local function parse(value)
+`,
+  mixedFor: `local mixedFor = 24 * 3600000
+`,
+  maxSecrets: `local maxSecrets = 256
+`,
+  parse: `local function parse(value)
   local seen, dead, issuer = string.match(value, '^(%d+):(%d*):(.*)$')
   return seen, dead, issuer
 end
-local function announce(change) append(change, 'keys', change) end
-local function cut(key)
+`,
+  announce: `local function announce(change) append(change, 'keys', change) end
+`,
+  cut: `local function cut(key)
   local surplus = redis.call('HLEN', key) - maxSecrets
   if surplus <= 0 then return end
   local all, fields = {}, redis.call('HGETALL', key)
@@ -217,15 +238,16 @@ local function cut(key)
   end)
   for each = 1, surplus do redis.call('HDEL', key, all[each].id) end
 end
-`;
-
-const sessions = `${rows}local function history() return redis.call('HGET', KEYS[1], 'history') or '' end
-local function stored(flag, key)
+`,
+  history: `local function history() return redis.call('HGET', KEYS[1], 'history') or '' end
+`,
+  stored: `local function stored(flag, key)
   local reply = answer(flag, key)
   table.insert(reply, 3, history())
   return reply
 end
-local function liveWithin(userId, tenantId)
+`,
+  liveWithin: `local function liveWithin(userId, tenantId)
   local owned = userKey(userId)
   if tenantId and redis.call('ZCARD', tenantKey(tenantId)) < redis.call('ZCARD', owned) then
     owned = tenantKey(tenantId)
@@ -241,10 +263,12 @@ local function liveWithin(userId, tenantId)
   end
   return ids
 end
-local function sentAt(rotated, sent)
+`,
+  sentAt: `local function sentAt(rotated, sent)
   return math.max(tonumber(rotated), tonumber(sent or 0))
 end
-local function prolong(key, id, idle, row, ...)
+`,
+  prolong: `local function prolong(key, id, idle, row, ...)
   local idleEnd = math.min(now + idle, tonumber(row[1]))
   for _, external in ipairs(externalKeys(row[3], row[4], row[5])) do
     indexExternal(external, id, row[2], idleEnd)
@@ -253,15 +277,19 @@ local function prolong(key, id, idle, row, ...)
   redis.call('PEXPIREAT', key, text(idleEnd + keepEnded))
   return text(idleEnd)
 end
-local knownOfAdvance = {
-  id = true, generation = true, transport = true, boundKey = true, rootHash = true, salt = true,
-  secretId = true, formerSecretId = true, confirmedAt = true, rotatedAt = true, sentAt = true,
-  prolonged = true, lastSeenAt = true
-}
-local function put(key, field, value)
+`,
+  deviceOf: `local function deviceOf(row)
+  if not row.device0 then return row.device end
+  local parts = {}
+  while row['device' .. #parts] do parts[#parts + 1] = row['device' .. #parts] end
+  return table.concat(parts)
+end
+`,
+  put: `local function put(key, field, value)
   if value == '' then redis.call('HDEL', key, field) else redis.call('HSET', key, field, value) end
 end
-local function confirmOne(id, used, settle)
+`,
+  confirmOne: `local function confirmOne(id, used, settle)
   local key = sessionKey(id)
   endIfPending(id)
   local row = redis.call('HMGET', key, 'generation', 'revokedAt', 'rotatedAt', 'confirmedAt',
@@ -273,11 +301,12 @@ local function confirmOne(id, used, settle)
   redis.call('HSET', key, 'confirmedAt', text(now))
   return true
 end
-`;
+`,
+};
 
 /** The Lua scripts. Each of them expects `local now` in front of it: milliseconds since 1970. */
 export const redisScripts: Readonly<Record<RedisScriptName, string>> = {
-  appendAudit: `${audit}for each = 2, #ARGV, 4 do
+  appendAudit: `${lua.text}${lua.answer}for each = 2, #ARGV, 4 do
   local id, at = ARGV[each], now - ARGV[each + 1]
   if redis.call('HEXISTS', KEYS[4], id) == 0 then
     local ends = text(at + ARGV[each + 2])
@@ -288,7 +317,7 @@ export const redisScripts: Readonly<Record<RedisScriptName, string>> = {
 end
 return answer('')
 `,
-  listAudit: `${audit}local reply, rank, wanted = answer(''), 0, tonumber(ARGV[3])
+  listAudit: `${lua.text}${lua.answer}local reply, rank, wanted = answer(''), 0, tonumber(ARGV[3])
 if ARGV[1] ~= '' then rank = redis.call('ZCOUNT', KEYS[2], '(' .. ARGV[1], '+inf') end
 while #reply < 2 + 3 * wanted do
   local page = redis.call('ZREVRANGE', KEYS[2], rank, rank + 99, 'WITHSCORES')
@@ -309,7 +338,7 @@ while #reply < 2 + 3 * wanted do
 end
 return reply
 `,
-  forgetAudit: `${audit}local fields = redis.call('HGETALL', KEYS[4])
+  forgetAudit: `${lua.text}${lua.answer}local fields = redis.call('HGETALL', KEYS[4])
 for each = 1, #fields, 2 do
   local json = string.match(fields[each + 1], '^%d+ (.*)$')
   if ARGV[3] == '' or cjson.decode(json).tenantId == ARGV[2] then
@@ -320,12 +349,12 @@ for each = 1, #fields, 2 do
 end
 return answer('')
 `,
-  endedAudit: `${audit}local reply = answer('')
+  endedAudit: `${lua.text}${lua.answer}local reply = answer('')
 local ended = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', text(now), 'LIMIT', 0, ARGV[1])
 for _, each in ipairs(ended) do table.insert(reply, each) end
 return reply
 `,
-  pruneAudit: `${audit}local gone = 0
+  pruneAudit: `${lua.text}${lua.answer}local gone = 0
 for each = 2, #ARGV do
   redis.call('ZREM', KEYS[3], ARGV[each])
   redis.call('HDEL', KEYS[4], ARGV[each])
@@ -333,26 +362,26 @@ for each = 2, #ARGV do
 end
 return answer(text(gone))
 `,
-  signingKeys: `${keys}return answer('', KEYS[2])
+  signingKeys: `${lua.text}${lua.answer}return answer('', KEYS[2])
 `,
-  addSigningKey: `${keys}local added = redis.call('HSETNX', KEYS[2], ARGV[1], text(now) .. ':' .. ARGV[2])
+  addSigningKey: `${lua.text}${lua.answer}local added = redis.call('HSETNX', KEYS[2], ARGV[1], text(now) .. ':' .. ARGV[2])
 return answer(added == 1 and 'added' or '')
 `,
-  removeSigningKeysBelow: `${keys}for _, slot in ipairs(redis.call('HKEYS', KEYS[2])) do
+  removeSigningKeysBelow: `${lua.text}${lua.answer}for _, slot in ipairs(redis.call('HKEYS', KEYS[2])) do
   if tonumber(slot) < tonumber(ARGV[1]) then redis.call('HDEL', KEYS[2], slot) end
 end
 return answer('')
 `,
-  lease: `${keys}local ends, holder = string.match(redis.call('GET', KEYS[2]) or '', '^(%d+):(.*)$')
+  lease: `${lua.text}${lua.answer}local ends, holder = string.match(redis.call('GET', KEYS[2]) or '', '^(%d+):(.*)$')
 if holder and holder ~= ARGV[1] and tonumber(ends) > now then return answer('') end
 local untilTime = text(now + ARGV[2])
 redis.call('SET', KEYS[2], untilTime .. ':' .. ARGV[1], 'PXAT', untilTime)
 return answer('held')
 `,
-  publish: `${log}redis.call('PUBLISH', ARGV[1], '')
+  publish: `${lua.text}${lua.answer}redis.call('PUBLISH', ARGV[1], '')
 return answer('')
 `,
-  changes: `${log}local names = { 'lineage', 'replid', 'created', 'lostAt', 'ms', 'seq', 'history', 'seenAt' }
+  changes: `${lua.text}${lua.seenEvery}${lua.clockMargin}${lua.hasMoved}${lua.followHistory}local names = { 'lineage', 'replid', 'created', 'lostAt', 'ms', 'seq', 'history', 'seenAt' }
 local values, meta = redis.call('HMGET', KEYS[1], unpack(names)), {}
 for i, name in ipairs(names) do meta[name] = values[i] or nil end
 if not meta.lineage then
@@ -372,12 +401,12 @@ for _, entry in ipairs(found) do
 end
 return reply
 `,
-  pruneLog: `${log}local last = math.max(0, now - keepChanges - 1)
+  pruneLog: `${lua.text}${lua.answer}${lua.keepChanges}local last = math.max(0, now - keepChanges - 1)
 local old = redis.call('XRANGE', KEYS[2], '-', text(last), 'COUNT', text(ARGV[1] + 1))
 local kept = old[ARGV[1] + 1]
 return answer(text(redis.call('XTRIM', KEYS[2], 'MINID', '=', kept and kept[1] or text(last + 1))))
 `,
-  list: `${owners}local owned, from, tenant = KEYS[5], 0, optional(ARGV[5])
+  list: `${lua.text}${lua.append}${lua.keepEnded}${lua.meta}${lua.prefix}${lua.sessionKey}${lua.userKey}${lua.tenantKey}${lua.optional}${lua.endsMember}${lua.unindex}${lua.externalKeys}${lua.endSession}${lua.pending}${lua.endIfPending}${lua.isLiveRow}${lua.isLive}${lua.isBefore}local owned, from, tenant = KEYS[5], 0, optional(ARGV[5])
 if ARGV[1] ~= '' then
   from = redis.call('ZCOUNT', owned, '(' .. ARGV[1], '+inf')
   local behind = redis.call('ZCOUNT', owned, ARGV[1], '+inf')
@@ -409,7 +438,7 @@ for _, id in ipairs(gone) do redis.call('ZREM', owned, id) end
 if seen < wanted and #ids == 2 * look then reply[2] = 'more' end
 return reply
 `,
-  liveIds: `${owners}local scanned = redis.call('ZSCAN', ends, ARGV[1], 'COUNT', ARGV[2])
+  liveIds: `${lua.text}${lua.answer}${lua.append}${lua.keepEnded}${lua.meta}${lua.prefix}${lua.sessionKey}${lua.userKey}${lua.tenantKey}${lua.endsMember}${lua.unindex}${lua.externalKeys}${lua.endSession}${lua.pending}${lua.endIfPending}${lua.isLiveRow}${lua.isLive}local scanned = redis.call('ZSCAN', ends, ARGV[1], 'COUNT', ARGV[2])
 local reply = answer(scanned[1])
 for each = 1, #scanned[2], 2 do
   local id = cjson.decode(scanned[2][each])[1]
@@ -417,14 +446,14 @@ for each = 1, #scanned[2], 2 do
 end
 return reply
 `,
-  revokeIds: `${owners}local reply = answer('')
+  revokeIds: `${lua.text}${lua.answer}${lua.append}${lua.keepEnded}${lua.meta}${lua.prefix}${lua.sessionKey}${lua.userKey}${lua.tenantKey}${lua.endsMember}${lua.unindex}${lua.externalKeys}${lua.endSession}${lua.pending}${lua.endIfPending}local reply = answer('')
 for each = 2, #ARGV do
   endIfPending(ARGV[each])
   if endSession(ARGV[each], ARGV[1]) then table.insert(reply, ARGV[each]) end
 end
 return reply
 `,
-  revokeOwned: `${owners}if ARGV[5] == '' and redis.call('HEXISTS', meta, 'mixedUntil') == 1 then
+  revokeOwned: `${lua.text}${lua.answer}${lua.append}${lua.keepEnded}${lua.meta}${lua.prefix}${lua.sessionKey}${lua.userKey}${lua.tenantKey}${lua.optional}${lua.endsMember}${lua.unindex}${lua.externalKeys}${lua.endSession}${lua.pending}${lua.endIfPending}if ARGV[5] == '' and redis.call('HEXISTS', meta, 'mixedUntil') == 1 then
   return answer('unindexed')
 end
 local owned, endedBy, except, tenant = KEYS[5], ARGV[1], optional(ARGV[2]), optional(ARGV[3])
@@ -455,7 +484,7 @@ redis.call('HSET', revoking, number, endedBy)
 reply[2] = number
 return reply
 `,
-  continueRevoking: `${owners}local set, most = KEYS[5], tonumber(ARGV[2])
+  continueRevoking: `${lua.text}${lua.answer}${lua.append}${lua.keepEnded}${lua.meta}${lua.prefix}${lua.sessionKey}${lua.userKey}${lua.tenantKey}${lua.endsMember}${lua.unindex}${lua.externalKeys}${lua.endSession}${lua.pending}${lua.endIfPending}local set, most = KEYS[5], tonumber(ARGV[2])
 if redis.call('HEXISTS', revoking, ARGV[1]) == 0 then return answer('') end
 local ids = redis.call('ZRANGEBYSCORE', set, '(-inf', '+inf', 'LIMIT', '0', ARGV[2])
 for _, id in ipairs(ids) do
@@ -467,18 +496,18 @@ redis.call('HDEL', revoking, ARGV[1])
 redis.call('PEXPIRE', set, '600000')
 return answer('')
 `,
-  takeRevoked: `${owners}local reply = answer('')
+  takeRevoked: `${lua.text}${lua.answer}local reply = answer('')
 for _, id in ipairs(redis.call('ZRANGE', KEYS[5], '0', text(ARGV[1] - 1))) do
   table.insert(reply, id)
 end
 redis.call('ZREMRANGEBYRANK', KEYS[5], '0', text(ARGV[1] - 1))
 return reply
 `,
-  unfinishedRevocations: `${owners}local reply = answer('')
+  unfinishedRevocations: `${lua.text}${lua.answer}${lua.meta}local reply = answer('')
 for _, number in ipairs(redis.call('HKEYS', revoking)) do table.insert(reply, number) end
 return reply
 `,
-  indexSessions: `${rows}local step = redis.call('SCAN', ARGV[1], 'MATCH', sessionKey('*'), 'COUNT', ARGV[2], 'TYPE', 'hash')
+  indexSessions: `${lua.text}${lua.answer}${lua.keepEnded}${lua.meta}${lua.prefix}${lua.sessionKey}${lua.userKey}${lua.tenantKey}${lua.endsMember}${lua.index}local step = redis.call('SCAN', ARGV[1], 'MATCH', sessionKey('*'), 'COUNT', ARGV[2], 'TYPE', 'hash')
 for _, key in ipairs(step[2]) do
   local id = string.sub(key, #sessionKey('') + 1)
   local row = redis.call('HMGET', key,
@@ -489,7 +518,7 @@ for _, key in ipairs(step[2]) do
 end
 return answer(step[1])
 `,
-  pruneIndexes: `${rows}local due = redis.call('ZRANGEBYSCORE', ends, '-inf', '(' .. text(now), 'LIMIT', '0', ARGV[1])
+  pruneIndexes: `${lua.text}${lua.answer}${lua.keepEnded}${lua.meta}${lua.prefix}${lua.sessionKey}${lua.userKey}${lua.tenantKey}${lua.endsMember}${lua.unindex}local due = redis.call('ZRANGEBYSCORE', ends, '-inf', '(' .. text(now), 'LIMIT', '0', ARGV[1])
 for _, member in ipairs(due) do
   local id, userId, tenantId = unpack(cjson.decode(member))
   local row = redis.call('HMGET', sessionKey(id), 'idleExpiresAt', 'revokedAt')
@@ -502,7 +531,7 @@ for _, member in ipairs(due) do
 end
 return answer(#due == tonumber(ARGV[1]) and 'more' or '')
 `,
-  open: `${schema}local function info(section, name)
+  open: `local function info(section, name)
   local reply = redis.pcall('INFO', section)
   return type(reply) == 'string' and string.match(reply, name .. ':([%w-]+)') or ''
 end
@@ -513,20 +542,20 @@ end
 local schema = redis.call('HGET', KEYS[1], 'schema') or ''
 return { policy, replid, schema, redis.call('HGET', KEYS[1], 'compatibleFrom') or schema }
 `,
-  tokenFormat: `${schema}return answer(redis.call('HGET', KEYS[1], 'tokenFormat') or '1')
+  tokenFormat: `${lua.text}${lua.answer}return answer(redis.call('HGET', KEYS[1], 'tokenFormat') or '1')
 `,
-  recordUpgrade: `${schema}if tonumber(redis.call('HGET', KEYS[1], 'schema')) < tonumber(ARGV[1]) then
+  recordUpgrade: `${lua.text}${lua.answer}${lua.mixedFor}if tonumber(redis.call('HGET', KEYS[1], 'schema')) < tonumber(ARGV[1]) then
   redis.call('HSET', KEYS[1], 'schema', ARGV[1], 'compatibleFrom', ARGV[2], 'mixedUntil', text(now + mixedFor))
 end
 return answer('')
 `,
-  finalIndexDue: `${schema}local mixedUntil = redis.call('HGET', KEYS[1], 'mixedUntil')
+  finalIndexDue: `${lua.text}${lua.answer}local mixedUntil = redis.call('HGET', KEYS[1], 'mixedUntil')
 return answer(mixedUntil and tonumber(mixedUntil) <= now and 'due' or '')
 `,
-  recordFinalIndex: `${schema}redis.call('HDEL', KEYS[1], 'mixedUntil')
+  recordFinalIndex: `${lua.text}${lua.answer}redis.call('HDEL', KEYS[1], 'mixedUntil')
 return answer('')
 `,
-  recordSecrets: `${secrets}for each = 1, #ARGV, 2 do
+  recordSecrets: `${lua.text}${lua.answer}${lua.maxSecrets}${lua.parse}${lua.cut}for each = 1, #ARGV, 2 do
   local known = redis.call('HGET', KEYS[3], ARGV[each])
   local dead, issuer = '', ARGV[each + 1]
   if known then
@@ -538,7 +567,7 @@ end
 cut(KEYS[3])
 return answer('', KEYS[3])
 `,
-  retireSecrets: `${secrets}announce('changed')
+  retireSecrets: `${lua.text}${lua.answer}${lua.append}${lua.maxSecrets}${lua.parse}${lua.announce}${lua.cut}announce('changed')
 for each = 1, #ARGV, 2 do
   local known = redis.call('HGET', KEYS[3], ARGV[each])
   local seen, dead, issuer = text(now), '', ARGV[each + 1]
@@ -549,7 +578,7 @@ end
 cut(KEYS[3])
 return answer('', KEYS[3])
 `,
-  retireSigningKeys: `${secrets}local wanted, gone, reply = {}, {}, answer('')
+  retireSigningKeys: `${lua.text}${lua.answer}${lua.append}${lua.announce}local wanted, gone, reply = {}, {}, answer('')
 for _, kid in ipairs(ARGV) do wanted[kid] = true end
 local fields = redis.call('HGETALL', KEYS[3])
 for each = 1, #fields, 2 do
@@ -565,10 +594,10 @@ if #gone > 0 then
 end
 return reply
 `,
-  announceKeys: `${secrets}announce(ARGV[1])
+  announceKeys: `${lua.text}${lua.answer}${lua.append}${lua.announce}announce(ARGV[1])
 return answer('')
 `,
-  insert: `${sessions}local id, userId, tenantId, replaces = ARGV[1], ARGV[2], optional(ARGV[3]), optional(ARGV[4])
+  insert: `${lua.text}${lua.answer}${lua.append}${lua.keepEnded}${lua.meta}${lua.prefix}${lua.sessionKey}${lua.userKey}${lua.tenantKey}${lua.optional}${lua.endsMember}${lua.index}${lua.unindex}${lua.externalKeys}${lua.indexExternal}${lua.cleanExternal}${lua.endSession}${lua.pending}${lua.endIfPending}${lua.endAtOnce}${lua.setApart}${lua.isLiveRow}${lua.isLive}${lua.history}${lua.liveWithin}${lua.sentAt}local id, userId, tenantId, replaces = ARGV[1], ARGV[2], optional(ARGV[3]), optional(ARGV[4])
 local key, requires, most = sessionKey(id), optional(ARGV[5]), tonumber(ARGV[11])
 if redis.call('EXISTS', key) == 1 then return answer('taken') end
 if requires and not isLive(requires) then return answer('notLive') end
@@ -618,10 +647,10 @@ redis.call('PEXPIREAT', key, text(idleEnd + keepEnded))
 for _, field in ipairs(redis.call('HGETALL', key)) do table.insert(reply, field) end
 return reply
 `,
-  load: `${sessions}endIfPending(ARGV[1])
+  load: `${lua.text}${lua.answer}${lua.append}${lua.keepEnded}${lua.meta}${lua.prefix}${lua.sessionKey}${lua.userKey}${lua.tenantKey}${lua.endsMember}${lua.unindex}${lua.externalKeys}${lua.endSession}${lua.pending}${lua.endIfPending}${lua.history}${lua.stored}endIfPending(ARGV[1])
 return stored('', sessionKey(ARGV[1]))
 `,
-  advance: `${sessions}local key = sessionKey(ARGV[1])
+  advance: `${lua.text}${lua.append}${lua.keepEnded}${lua.meta}${lua.prefix}${lua.sessionKey}${lua.userKey}${lua.tenantKey}${lua.endsMember}${lua.unindex}${lua.externalKeys}${lua.indexExternal}${lua.endSession}${lua.pending}${lua.endIfPending}${lua.isLiveRow}${lua.history}${lua.sentAt}${lua.prolong}${lua.deviceOf}local key = sessionKey(ARGV[1])
 endIfPending(ARGV[1])
 local fields, row = redis.call('HGETALL', key), {}
 for each = 1, #fields, 2 do row[fields[each]] = fields[each + 1] end
@@ -631,21 +660,22 @@ if tonumber(row.generation or -1) ~= tonumber(ARGV[2]) or row.secretId ~= ARGV[3
   or not isLiveRow(row.revokedAt, row.idleExpiresAt, row.expiresAt) then
   return { text(now), '', history(), unpack(fields) }
 end
-row.idleExpiresAt = prolong(key, ARGV[1], math.min(tonumber(ARGV[7]), tonumber(row.idleLife or ARGV[7])), {
+local idleEnd = prolong(key, ARGV[1], math.min(tonumber(ARGV[7]), tonumber(row.idleLife or ARGV[7])), {
   row.expiresAt, row.createdAt, row.externalIssuer, row.externalSid, row.externalSub
 }, 'generation', text(row.generation + 1), 'secretId', ARGV[8], 'formerSecretId', row.secretId,
   'rotatedAt', text(now), 'sentAt', text(now))
 redis.call('HDEL', key, 'confirmedAt', 'prolonged', 'salt')
-local reply = { text(now), 'advanced', history() }
-for field, value in pairs(row) do
-  if not knownOfAdvance[field] then
-    reply[#reply + 1] = field
-    reply[#reply + 1] = value
-  end
-end
-return reply
+return {
+  text(now), 'advanced', history(),
+  row.userId or '', row.tenantId or '', row.lastSalted or '', row.createdAt or '',
+  row.authTime or '', idleEnd, row.expiresAt,
+  row.accessLife or '', row.idleLife or '', row.lineage or '', row.externalIssuer or '',
+  row.externalSid or '', row.externalSub or '', row.authentication or '',
+  row.claims or '', row.claimsVersion or '', row.data or '', row.version or '',
+  deviceOf(row) or ''
+}
 `,
-  refresh: `${sessions}local key = sessionKey(ARGV[1])
+  refresh: `${lua.text}${lua.answer}${lua.append}${lua.keepEnded}${lua.meta}${lua.prefix}${lua.sessionKey}${lua.userKey}${lua.tenantKey}${lua.endsMember}${lua.unindex}${lua.externalKeys}${lua.indexExternal}${lua.endSession}${lua.pending}${lua.endIfPending}${lua.history}${lua.stored}${lua.sentAt}${lua.prolong}${lua.put}local key = sessionKey(ARGV[1])
 endIfPending(ARGV[1])
 local row = redis.call('HMGET', key,
   'generation', 'revokedAt', 'idleExpiresAt', 'expiresAt', 'rotatedAt', 'confirmedAt', 'sentAt',
@@ -676,18 +706,18 @@ else
 end
 return stored('', key)
 `,
-  confirm: `${sessions}local reply = { text(now) }
+  confirm: `${lua.text}${lua.append}${lua.keepEnded}${lua.meta}${lua.prefix}${lua.sessionKey}${lua.userKey}${lua.tenantKey}${lua.endsMember}${lua.unindex}${lua.externalKeys}${lua.endSession}${lua.pending}${lua.endIfPending}${lua.sentAt}${lua.confirmOne}local reply = { text(now) }
 for i = 1, #ARGV, 3 do
   local done = confirmOne(ARGV[i], tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2]))
   table.insert(reply, done and '1' or '')
 end
 return reply
 `,
-  revoke: `${sessions}endIfPending(ARGV[1])
+  revoke: `${lua.text}${lua.answer}${lua.append}${lua.keepEnded}${lua.meta}${lua.prefix}${lua.sessionKey}${lua.userKey}${lua.tenantKey}${lua.endsMember}${lua.unindex}${lua.externalKeys}${lua.endSession}${lua.pending}${lua.endIfPending}${lua.history}${lua.stored}endIfPending(ARGV[1])
 local ended = endSession(ARGV[1], ARGV[2])
 return stored(ended and 'revoked' or '', sessionKey(ARGV[1]))
 `,
-  update: `${sessions}local id, key = ARGV[1], sessionKey(ARGV[1])
+  update: `${lua.text}${lua.answer}${lua.append}${lua.keepEnded}${lua.meta}${lua.prefix}${lua.sessionKey}${lua.userKey}${lua.tenantKey}${lua.endsMember}${lua.unindex}${lua.externalKeys}${lua.endSession}${lua.pending}${lua.endIfPending}${lua.isLiveRow}${lua.isLive}${lua.history}${lua.stored}local id, key = ARGV[1], sessionKey(ARGV[1])
 local row = redis.call('HMGET', key, 'version', 'claimsVersion')
 if not isLive(id) or tonumber(row[1]) ~= tonumber(ARGV[2]) then return stored('') end
 if ARGV[4] == 'claims' then

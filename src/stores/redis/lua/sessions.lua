@@ -113,16 +113,17 @@ local function prolong(key, id, idle, row, ...)
   return text(idleEnd)
 end
 
--- What the caller of an advance knows, because it asked for it or because it is written.
-local knownOfAdvance = {
-  id = true, generation = true, transport = true, boundKey = true, rootHash = true, salt = true,
-  secretId = true, formerSecretId = true, confirmedAt = true, rotatedAt = true, sentAt = true,
-  prolonged = true, lastSeenAt = true
-}
+-- The JSON of a device, which may be in parts.
+local function deviceOf(row)
+  if not row.device0 then return row.device end
+  local parts = {}
+  while row['device' .. #parts] do parts[#parts + 1] = row['device' .. #parts] end
+  return table.concat(parts)
+end
 
 -- ARGV id, generation, secret id, root hash, transport, overlap, idle, next secret id, bound key or
--- ''. Flag 'advanced' and what the caller does not know of the new row; or '' and the row as it is, when
--- the condition does not hold.
+-- ''. Flag 'advanced' and the values that the caller does not know of the new row, each or ''; or '' and
+-- the fields and values of the row as it is, when the condition does not hold.
 function advance()
   local key = sessionKey(ARGV[1])
   endIfPending(ARGV[1])
@@ -135,19 +136,21 @@ function advance()
     or not isLiveRow(row.revokedAt, row.idleExpiresAt, row.expiresAt) then
     return { text(now), '', history(), unpack(fields) }
   end
-  row.idleExpiresAt = prolong(key, ARGV[1], math.min(tonumber(ARGV[7]), tonumber(row.idleLife or ARGV[7])), {
+  local idleEnd = prolong(key, ARGV[1], math.min(tonumber(ARGV[7]), tonumber(row.idleLife or ARGV[7])), {
     row.expiresAt, row.createdAt, row.externalIssuer, row.externalSid, row.externalSub
   }, 'generation', text(row.generation + 1), 'secretId', ARGV[8], 'formerSecretId', row.secretId,
     'rotatedAt', text(now), 'sentAt', text(now))
   redis.call('HDEL', key, 'confirmedAt', 'prolonged', 'salt')
-  local reply = { text(now), 'advanced', history() }
-  for field, value in pairs(row) do
-    if not knownOfAdvance[field] then
-      reply[#reply + 1] = field
-      reply[#reply + 1] = value
-    end
-  end
-  return reply
+  -- In the order that `toAdvanced` in rows.ts reads.
+  return {
+    text(now), 'advanced', history(),
+    row.userId or '', row.tenantId or '', row.lastSalted or '', row.createdAt or '',
+    row.authTime or '', idleEnd, row.expiresAt,
+    row.accessLife or '', row.idleLife or '', row.lineage or '', row.externalIssuer or '',
+    row.externalSid or '', row.externalSub or '', row.authentication or '',
+    row.claims or '', row.claimsVersion or '', row.data or '', row.version or '',
+    deviceOf(row) or ''
+  }
 end
 
 -- Writes a field, or removes it if the value is ''.
