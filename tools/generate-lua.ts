@@ -3,8 +3,8 @@
 //
 // In a Lua file
 // - each global function is a script: its body is what Redis runs;
-// - everything else is a helper, such as a `local function`. It comes in front of each script of the file
-//   that uses it, directly or through another helper: Redis makes every function anew for each call;
+// - everything else is a helper: a statement that begins with `local`. A script gets only the helpers that it
+//   uses, directly or through another helper, because Redis creates every function again for each call;
 // - `--- include: name` puts the helpers of another file in front of those;
 // - `--- constant: name` declares a local with the value of that export of src/stores/common.ts;
 // - comments and empty lines are dropped.
@@ -22,7 +22,7 @@ interface LuaFile {
   readonly scripts: ReadonlyMap<string, string>;
 }
 
-/** A statement that declares locals. */
+/** A statement that declares locals, with the lines that belong to it. */
 interface Helper {
   /** The locals. The first one names the helper in the generated module. */
   readonly names: readonly string[];
@@ -45,7 +45,7 @@ export function generateLua(): string {
 export type RedisScriptName =
 ${names.map((name) => `  | "${name}"`).join("\n")};
 
-/** What scripts share. */
+/** The helpers of the scripts, by name. */
 const lua = {
 ${helpers.map(({ names: [name], text }) => `  ${name}: \`${escaped(text)}\`,`).join("\n")}
 };
@@ -81,8 +81,10 @@ function readLua(path: string): LuaFile {
       script.body.push(line.replace(/^ {2}/, ""));
     } else if (line.startsWith("local ")) {
       helpers.push([line]);
-    } else {
+    } else if (/^[\s})]|^end\b/.test(line)) {
       helpers.at(-1)?.push(line);
+    } else {
+      throw new Error(`${path}: a statement outside of functions must begin with "local": ${line}`);
     }
   }
   return { name, include, helpers: helpers.map(toHelper), scripts };
@@ -102,15 +104,17 @@ function constantNamed(name: string): number {
 }
 
 /** The helpers of a file, after those that it includes. */
-function helpersFor({ include, helpers }: LuaFile, files: readonly LuaFile[]): readonly Helper[] {
+function helpersFor(file: LuaFile, files: readonly LuaFile[]): readonly Helper[] {
+  const { name, include, helpers } = file;
   if (include === undefined) {
     return helpers;
   }
-  const included = files.find(({ name }) => name === include);
+  const others = files.filter((other) => other !== file);
+  const included = others.find((other) => other.name === include);
   if (included === undefined) {
-    throw new Error(`a Lua file includes ${include}, which does not exist`);
+    throw new Error(`${name}.lua includes ${include}, which does not exist or includes this file`);
   }
-  return [...helpersFor(included, files), ...helpers];
+  return [...helpersFor(included, others), ...helpers];
 }
 
 function scriptsOf({ scripts }: LuaFile, helpers: readonly Helper[]): string[] {

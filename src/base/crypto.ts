@@ -195,7 +195,7 @@ export function equalBytes(a: Uint8Array, b: Uint8Array): boolean {
 /** Returns the SHA-256 of a text in base64url. Synchronous where `node:crypto` exists. */
 export function sha256(text: string): string | Promise<string> {
   if (nodeCrypto !== undefined) {
-    // Other runtimes that have node:crypto may lack the faster function.
+    // `hash` is faster, but some runtimes with node:crypto lack it.
     return nodeCrypto.hash === undefined
       ? nodeCrypto.createHash("sha256").update(text).digest("base64url")
       : nodeCrypto.hash("sha256", text, "base64url");

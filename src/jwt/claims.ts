@@ -88,7 +88,7 @@ export const reservedClaimNames: ReadonlySet<string> = new Set([
  */
 export function toPayload(own: TokenClaims): JsonObject {
   const { tid, acr, amr, jkt, history } = own;
-  // Named one by one: to copy all but a few takes as long as half a dozen hashes.
+  // The claims are copied one by one, because a rest pattern takes as long as six hashes.
   const payload: Record<string, JsonValue> = {
     ...own.claims,
     iss: own.iss,
@@ -113,7 +113,7 @@ export function toPayload(own: TokenClaims): JsonObject {
   if (history !== undefined) {
     payload[ownFacts] = { history };
   } else if (payload[ownFacts] !== undefined) {
-    // A claim of an older session is not a fact.
+    // A session of an older version may have a claim of this name. It must not be read as such a fact.
     payload[ownFacts] = {};
   }
   if (jkt !== undefined) {

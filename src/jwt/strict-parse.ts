@@ -182,9 +182,11 @@ export const maxDepth = 8;
  * duplicate names at any depth, no lone surrogates, only interoperable numbers. Beyond that, at most
  * {@link maxDepth} levels and no name `__proto__`. Takes linear time.
  *
- * @returns undefined when a rule is broken. The objects within have no prototype. The outermost one, whose
- *   members are looked up by fixed names, has none if the prototype of all objects has further members: to
- *   take it away costs as much as half of `JSON.parse`
+ * Nested objects have no prototype. The outermost object keeps `Object.prototype`, because removing it costs
+ * half as much as `JSON.parse`. It is removed if `Object.prototype` is polluted. So look up only fixed names
+ * in the outermost object.
+ *
+ * @returns undefined when a rule is broken
  */
 export function parseStrictObject(text: string): JsonObject | undefined {
   const written = countWritten(text);
@@ -211,7 +213,7 @@ export function parseStrictObject(text: string): JsonObject | undefined {
   return isPolluted() ? Object.setPrototypeOf(value, null) : (value as JsonObject);
 }
 
-/** Whether somebody has added members to the prototype of all objects. */
+/** Whether `Object.prototype` is polluted, that is, has an enumerable member. */
 function isPolluted(): boolean {
   for (const _ in {}) {
     return true;

@@ -266,6 +266,7 @@ function algorithmOf({ header, signature }: ParsedJwt): SigningAlgorithm | undef
   if (signature.length < min || signature.length > max) {
     return undefined;
   }
+  // Nearly all tokens have the first spelling, which needs no regular expression.
   return header.typ === "at+jwt" || isAccessTokenType(header.typ) ? alg : undefined;
 }
 

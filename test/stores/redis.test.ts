@@ -114,6 +114,16 @@ describe.skipIf(redisMissing)(`feat:O3 redisStore ${redisMissing ?? ""}`, () => 
     expect(waits).toEqual([5_000]);
   });
 
+  it("uses the methods of its client also if somebody has replaced them", async () => {
+    const client = await redis.connect();
+    const evalSha = vi.spyOn(client, "evalSha");
+    const store = redisStore(client, { prefix: "spied" });
+    await store.open({ clock });
+    evalSha.mockClear();
+    await store.load("s1");
+    expect(evalSha).toHaveBeenCalledOnce();
+  });
+
   it("takes back a call that its client could not send within 5 s", async () => {
     const server = await startRedis();
     onTestFinished(() => server.stop());

@@ -35,8 +35,9 @@ interface SharedAnswer<T extends Answer> {
 /** The answers of the last second. Equal refreshes share them: calls that run at once, and repeated ones. */
 export class SharedAnswers<T extends Answer> {
   readonly #options: SharedAnswersOptions;
-  /** The answers since `#newSince` by their tokens, and those of before, which are dropped as a whole. */
+  /** The answers since `#newSince`, by token. */
   #new = new Map<string, SharedAnswer<T>>();
+  /** The answers of the generation before. They are dropped all at once. */
   #before = new Map<string, SharedAnswer<T>>();
   #newSince = 0;
 
@@ -104,8 +105,8 @@ export class SharedAnswers<T extends Answer> {
 }
 
 /**
- * Requests with the same token get one answer only if they have proven the same. Of a token of format 1
- * nothing is proven yet, so its tag counts.
+ * Whether two requests with the same token have proven the same. Only then may they share an answer. The tag
+ * of a token of format 1 is not verified yet, so the whole token is compared.
  */
 function hasProvenTheSame(one: CheckedRefreshToken, other: CheckedRefreshToken): boolean {
   return (

@@ -54,8 +54,8 @@ export interface RedisStoreOptions {
  * **Behaviour**
  *
  * - Every change is one Lua script that uses the server's clock. A call rejects after 5 s without a
- *   reply; its change may still happen. What the client has not sent by then is not sent later. This limit
- *   takes the place of the client's own option `timeout`.
+ *   reply; its change may still happen. A command that the client still queues then is removed from its
+ *   queue. This limit replaces the client's options `timeout`, even a shorter one, and `abortSignal`.
  * - Revocations of other servers arrive within milliseconds. The scripts publish to the channel
  *   `{prefix}:log`, and each server subscribes on a second connection, a duplicate of the client. A
  *   silent connection is replaced within 10 s.

@@ -187,8 +187,8 @@ export function toRecord(fields: readonly string[]): SessionRecord | undefined {
 }
 
 /**
- * Makes the record of a session that the script `advance` has advanced. The script sends no names and nothing
- * that the write knows, because a busy server reads thousands of these replies a second.
+ * Makes the record of a session from the reply of the script `advance`. A busy server reads thousands of these
+ * replies a second. So the reply has no field names, and no values that the caller knows.
  *
  * @param values the values that the script returns, in its order; "" for a missing one
  */

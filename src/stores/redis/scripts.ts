@@ -5,8 +5,8 @@ import type { RedisKeys } from "./rows.ts";
 import { Turns } from "./turns.ts";
 
 /**
- * The part of a Redis client that `redisStore` uses: two methods of node-redis (the package `redis`,
- * version 5 or 6). The results of `createClient`, `createClientPool`, `createCluster` and
+ * The part of a Redis client that `redisStore` needs: two methods of node-redis (the package `redis`,
+ * version 5 or 6). It also uses `withCommandOptions`, if the client has it. The results of `createClient`, `createClientPool`, `createCluster` and
  * `createSentinel` fit without a cast.
  */
 export interface RedisClient {
@@ -30,8 +30,10 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
  * commands until it has a new one, which may take forever. A request cannot wait that long.
  */
 const answerWithin = 5_000;
-/** Milliseconds within which commands share a deadline; a command may have that much less time. */
+/** Commands that begin within this many milliseconds share a deadline. A command may get that much less time. */
 const sharedFor = 100;
+/** Commands that share a deadline, at most: a signal takes longer to use the more commands have it. */
+const sharedMax = 1_000;
 
 /** Options of {@link RedisScripts}. */
 interface RedisScriptsOptions {
@@ -132,7 +134,7 @@ export class RedisScripts {
   /** The deadline of commands that begin now. */
   #deadline(): Deadline {
     const now = this.#clock.monotonic();
-    if (this.#current === undefined || now - this.#current.begun >= sharedFor) {
+    if (this.#current?.isOpen(now) !== true) {
       this.#current = new Deadline(this.#client, this.#clock, now);
     }
     return this.#current;
@@ -140,34 +142,41 @@ export class RedisScripts {
 }
 
 /**
- * The end of commands that begin within a tenth of a second. They share one timer, and one signal that
- * takes back what the client has not sent by then.
+ * A deadline that commands share if they begin within a tenth of a second. It has one timer and one abort
+ * signal. The signal removes unsent commands from the client's queue.
  *
- * By default, node-redis makes a timer and a signal for each command. Both outlive the command, and cost
- * about as much as to send it.
+ * By default, node-redis makes a timer and a signal for each command. Both outlive the command. Together
+ * they cost about as much as sending it.
  */
 class Deadline {
-  /** Monotonic milliseconds. */
-  readonly begun: number;
-  /** Sends commands that end with this deadline. */
+  /** The client to send with. A client of node-redis drops unsent commands at the deadline. */
   readonly client: RedisClient;
+  /** Monotonic milliseconds. */
+  readonly #begun: number;
+  readonly #unsent = new AbortController();
   readonly #waiting = new Set<(late: Error) => void>();
+  #commands = 0;
 
   constructor(client: RedisClient, clock: Clock, begun: number) {
-    this.begun = begun;
-    const unsent = new AbortController();
-    const options = { timeout: undefined, abortSignal: unsent.signal };
-    this.client = (client as AdjustableClient).withCommandOptions?.(options) ?? client;
+    this.#begun = begun;
+    this.client = adjusted(client, { timeout: undefined, abortSignal: this.#unsent.signal });
     clock.after(answerWithin, () => {
       for (const reject of this.#waiting) {
         reject(new Error(`redisStore: Redis did not answer within ${answerWithin / 1000} s`));
       }
-      unsent.abort();
+      this.#unsent.abort();
     });
+  }
+
+  /** Whether a further command may share it. */
+  isOpen(now: number): boolean {
+    const isRecent = now - this.#begun < sharedFor && this.#commands < sharedMax;
+    return isRecent && !this.#unsent.signal.aborted;
   }
 
   /** Settles like `work`, or rejects at the deadline. */
   inTime<T>(work: Promise<T>): Promise<T> {
+    this.#commands++;
     return new Promise((resolve, reject) => {
       this.#waiting.add(reject);
       work.then(
@@ -184,12 +193,22 @@ class Deadline {
   }
 }
 
-/** A client of node-redis that can run commands with other options. */
+/** Options for each command of node-redis. */
+interface CommandOptions {
+  /** Undefined: no timer for each command. */
+  readonly timeout: undefined;
+  readonly abortSignal: AbortSignal;
+}
+
+/** A client that has `withCommandOptions`, as all clients of node-redis do. */
 interface AdjustableClient extends RedisClient {
-  withCommandOptions?(options: {
-    readonly timeout: undefined;
-    readonly abortSignal: AbortSignal;
-  }): RedisClient;
+  withCommandOptions?(options: CommandOptions): RedisClient;
+}
+
+/** Returns the client with other options; unchanged if its methods were replaced, because the copy lacks that. */
+function adjusted(client: AdjustableClient, options: CommandOptions): RedisClient {
+  const copy = client.withCommandOptions?.(options);
+  return copy?.evalSha === client.evalSha && copy.eval === client.eval ? copy : client;
 }
 
 /** A script with everything that goes in front of it, and its name in Redis. */

@@ -40,7 +40,7 @@ export type RedisScriptName =
   | "revoke"
   | "update";
 
-/** What scripts share. */
+/** The helpers of the scripts, by name. */
 const lua = {
   text: `local function text(number) return string.format('%.0f', number) end
 `,

@@ -113,7 +113,7 @@ local function prolong(key, id, idle, row, ...)
   return text(idleEnd)
 end
 
--- The JSON of a device, which may be in parts.
+-- The JSON of a device. It may be stored in parts.
 local function deviceOf(row)
   if not row.device0 then return row.device end
   local parts = {}
@@ -122,8 +122,8 @@ local function deviceOf(row)
 end
 
 -- ARGV id, generation, secret id, root hash, transport, overlap, idle, next secret id, bound key or
--- ''. Flag 'advanced' and the values that the caller does not know of the new row, each or ''; or '' and
--- the fields and values of the row as it is, when the condition does not hold.
+-- ''. If the condition holds: flag 'advanced' and the values of the new row that the caller does not know,
+-- '' for a missing one. Otherwise: flag '' and all fields and values of the row.
 function advance()
   local key = sessionKey(ARGV[1])
   endIfPending(ARGV[1])
