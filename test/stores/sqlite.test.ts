@@ -1,7 +1,8 @@
 import { readdir, stat, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { DatabaseSync } from "node:sqlite";
-import { describe, expect, it, vi } from "vitest";
+import { describe, expect, it, onTestFinished, vi } from "vitest";
+import { SqliteConnections } from "../../src/stores/sqlite/connections.ts";
 import { openSqlite } from "../../src/stores/sqlite/driver.ts";
 import { sqliteStore } from "../../src/stores/sqlite/index.ts";
 import { confirmOne, newSession } from "../../src/testing/store-contract/fixture.ts";
@@ -50,6 +51,33 @@ describe("feat:O3 sqliteStore(file)", () => {
     await expect(fixture.store.open(fixture)).rejects.toThrow("not a database");
     expect(await readdir(fixture.folder)).toEqual(["sessions.db"]);
     await fixture.close();
+  });
+
+  it("commits refreshes that come at the same time together", async () => {
+    await using fixture = await openedSqlite();
+    const { store, clock } = fixture;
+    const ids = Array.from({ length: 64 }, (_, i) => `s${i}`);
+    for (const id of ids) {
+      await store.insert(newSession({ id, salt: "", rootHash: "hash-of-root" }));
+      await confirmOne(store, id, 0, 0);
+    }
+    await clock.advance(2_000);
+    const alone = vi.spyOn(SqliteConnections.prototype, "query");
+    const together = vi.spyOn(SqliteConnections.prototype, "begin");
+    onTestFinished(() => {
+      alone.mockRestore();
+      together.mockRestore();
+    });
+    const write = {
+      ...{ generation: 0, secretId: "secret-a", rootHash: "hash-of-root", boundKey: null },
+      ...{ overlap: 1_000, idle: 1_000_000, nextSecretId: "secret-a" },
+    };
+    const done = await Promise.all(
+      ids.map((id) => store.advance?.({ id, transport: "cookie", ...write })),
+    );
+    expect(done.filter((answer) => answer?.advanced)).toHaveLength(64);
+    expect(done.map((answer) => answer?.record?.id)).toEqual(ids);
+    expect(alone.mock.calls.length + together.mock.calls.length).toBeLessThanOrEqual(3);
   });
 
   it("creates files that only their owner can read", async () => {

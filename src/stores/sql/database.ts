@@ -40,8 +40,8 @@ export interface SqlDialect {
   readonly usesOf: (jsonArray: string) => Sql;
 
   /**
-   * A table `used` with the columns of common refreshes: the objects of a JSON array. Undefined where
-   * one statement for many of them saves nothing: SQLite has one writer, in the process itself.
+   * A table `used` with the columns of common refreshes: the objects of a JSON array. Undefined where one
+   * transaction is as good as one statement: SQLite has one writer, in the process itself.
    */
   readonly advancesOf: ((jsonArray: string) => Sql) | undefined;
 

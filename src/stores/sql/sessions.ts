@@ -77,6 +77,20 @@ export async function advanceSession(
     : toAdvanced(row, write);
 }
 
+/** Writes common refreshes in one transaction, so that they wait for the disk once. */
+export function advanceInTurn(
+  database: SqlDatabase,
+  writes: readonly AdvanceWrite[],
+): Promise<readonly Advanced[]> {
+  return database.transaction(async (within) => {
+    const results: Advanced[] = [];
+    for (const write of writes) {
+      results.push(await advanceSession(within, write));
+    }
+    return results;
+  });
+}
+
 /**
  * Writes common refreshes in one statement. Skips those whose condition does not hold, and those whose
  * row another transaction has locked, so that nobody waits for a session of somebody else.

@@ -22,6 +22,7 @@ import {
   retireSigningKeys,
 } from "./secrets.ts";
 import {
+  advanceInTurn,
   advanceSession,
   advanceSessions,
   confirmSessions,
@@ -273,7 +274,7 @@ interface OpenDatabase {
   readonly advance: NonNullable<SessionStore["advance"]>;
 }
 
-/** Returns what writes common refreshes: each alone, or many in one statement where that saves much. */
+/** Returns what writes common refreshes: one that comes alone, or many that come at the same time. */
 function advancing(
   database: SqlDatabase,
   { retries }: SqlConnections,
@@ -281,11 +282,10 @@ function advancing(
 ): NonNullable<SessionStore["advance"]> {
   const { advancesOf } = database.dialect;
   const one = (write: AdvanceWrite) => retry(retries, advanceSession, database, write);
-  if (advancesOf === undefined) {
-    return one;
-  }
   const many = (writes: readonly AdvanceWrite[]) =>
-    retry(retries, advanceSessions, database, advancesOf, writes);
+    advancesOf === undefined
+      ? retry(retries, advanceInTurn, database, writes)
+      : retry(retries, advanceSessions, database, advancesOf, writes);
   const gathering = new Gathering({ clock, one, many });
   return (write) => gathering.add(write);
 }
