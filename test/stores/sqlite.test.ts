@@ -73,7 +73,7 @@ describe("feat:O3 sqliteStore(file)", () => {
       ...{ overlap: 1_000, idle: 1_000_000, nextSecretId: "secret-a" },
     };
     const done = await Promise.all(
-      ids.map((id) => store.advance?.({ id, transport: "cookie", ...write })),
+      ids.map(async (id) => store.advance?.({ id, transport: "cookie", ...write })),
     );
     expect(done.filter((answer) => answer?.advanced)).toHaveLength(64);
     expect(done.map((answer) => answer?.record?.id)).toEqual(ids);
