@@ -104,13 +104,21 @@ export async function waitFor<A extends unknown[]>(
   );
 }
 
-/** Asks again until `question` answers true. Gives up after 30 s, which is generous. */
+/**
+ * Asks again until `question` answers true. Gives up after 30 s, which is generous. A question without an
+ * answer for 5 s is asked again: a browser may forget one that arrives while it replaces the page.
+ */
 export async function until(
   question: () => boolean | Promise<boolean>,
   what: string,
 ): Promise<void> {
   const end = performance.now() + 30_000;
-  while (!(await question())) {
+  const ask = async (): Promise<boolean> => {
+    const { promise: noAnswer, resolve } = Promise.withResolvers<boolean>();
+    const limit = setTimeout(() => resolve(false), 5_000);
+    return Promise.race([question(), noAnswer]).finally(() => clearTimeout(limit));
+  };
+  while (!(await ask())) {
     if (performance.now() > end) {
       throw new Error(`This did not become true within 30 s: ${what}`);
     }

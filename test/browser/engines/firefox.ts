@@ -222,6 +222,9 @@ async function open(path: string, hosts: readonly string[], own: Json = {}): Pro
   };
 }
 
+/** Milliseconds; no script of a test takes as long. */
+const answerWithin = 90_000;
+
 async function connect(url: string): Promise<Omit<Connection, "close">> {
   const socket = new WebSocket(url);
   const waiting = new Map<number, PromiseWithResolvers<Json>>();
@@ -255,10 +258,15 @@ async function connect(url: string): Promise<Omit<Connection, "close">> {
   return {
     send(method, params) {
       const answered = Promise.withResolvers<Json>();
-      count += 1;
-      waiting.set(count, answered);
-      socket.send(JSON.stringify({ id: count, method, params }));
-      return answered.promise;
+      const id = ++count;
+      waiting.set(id, answered);
+      socket.send(JSON.stringify({ id, method, params }));
+      const limit = setTimeout(() => {
+        waiting.delete(id);
+        const what = JSON.stringify(params).slice(0, 500);
+        answered.reject(new Error(`Firefox did not answer ${method} within 90 s: ${what}`));
+      }, answerWithin);
+      return answered.promise.finally(() => clearTimeout(limit));
     },
     once: (method, isMeant) =>
       new Promise((resolve) => {
