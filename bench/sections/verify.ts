@@ -43,7 +43,13 @@ export async function verifySection({ rounds, quick }: BenchOptions): Promise<Fi
     const key = await makeKey(alg);
     const more = supertokens === undefined ? [] : [await supertokens.contestant(key, alg)];
     const all = [...(await contestantsOf(alg, key)), ...more];
-    columns.push(await cpuRounds(all, quick ? 7 : rounds));
+    const found = await cpuRounds(all, quick ? 7 : rounds);
+    // A ratio near 1 needs rounds of these two alone: they would pay for the garbage of the others.
+    const pair = all.filter(({ name }) => name === names.raw || name === names.cold);
+    for (const [name, values] of await cpuRounds(pair, quick ? 7 : 2 * rounds)) {
+      found.set(name, values);
+    }
+    columns.push(found);
   }
   supertokens?.close();
   const [es256] = columns;
@@ -110,7 +116,9 @@ async function contestantsOf(alg: SigningAlgorithm, key: BenchKey): Promise<Cont
     over(names.fast, 300, (token) => void fast(token)),
     over(names.fastCache, 20_000, (token) => void fastCache(token)),
     over(names.cold, 300, async (token) => {
-      await cold(token, Date.now());
+      if ((await cold(token, Date.now())).status !== "valid") {
+        throw new Error("a token was not valid");
+      }
     }),
     over(names.warm, 20_000, (token) => {
       if (warm(token, Date.now()) instanceof Promise) {

@@ -1,5 +1,6 @@
 import { type PolicyViolation, SessionError } from "../base/errors.ts";
 import type { ClaimsSchema, JsonObject, StandardSchemaV1 } from "../base/json.ts";
+import { isPromise, whenKnown } from "../base/promises.ts";
 import { maxNoticeClaims, noticeLength } from "../base/wire.ts";
 import { assertUserClaims, claimAges } from "../jwt/claims.ts";
 import { maxDepth } from "../jwt/strict-parse.ts";
@@ -159,7 +160,7 @@ class SchemaClaims implements ClaimsReader {
       };
       try {
         const result = schema["~standard"].validate(value);
-        return result instanceof Promise ? result.catch(failed) : result;
+        return isPromise(result) ? Promise.resolve(result).catch(failed) : result;
       } catch (cause) {
         return failed(cause);
       }
@@ -192,9 +193,7 @@ class SchemaClaims implements ClaimsReader {
       return known;
     }
     const result = this.#validate(claims);
-    return result instanceof Promise
-      ? result.then((later) => this.#keep(claims, later))
-      : this.#keep(claims, result);
+    return whenKnown(result, (read) => this.#keep(claims, read));
   }
 
   #keep(claims: JsonObject, result: Result): JsonObject {

@@ -2,6 +2,7 @@ import { type AcceptedIssuer, isAnyOf } from "../base/checks.ts";
 import type { Clock } from "../base/clock.ts";
 import type { DeadSecrets, SecretOption } from "../base/crypto.ts";
 import type { SessionEventListener } from "../base/events.ts";
+import { whenKnown } from "../base/promises.ts";
 import type { SessionTelemetry } from "../base/telemetry.ts";
 import {
   type CacheLimits,
@@ -137,11 +138,7 @@ export function verifierOfHost(
   const isOwn = isAnyOf([issuer, ...older.map((one) => one.issuer)]);
   const own = (verified: VerifiedToken): VerifiedToken =>
     "claims" in verified && !isOwn(verified.claims.iss) ? { status: "foreign" } : verified;
-  return (token, now) => {
-    const verified = verify(token, now);
-    // Synchronous for a token in the cache.
-    return verified instanceof Promise ? verified.then(own) : own(verified);
-  };
+  return (token, now) => whenKnown(verify(token, now), own);
 }
 
 function signingKeysOf(

@@ -206,11 +206,10 @@ export function parseStrictObject(text: string): JsonObject | undefined {
   if ((text.includes("\\") || !text.isWellFormed()) && !isWellFormed(value)) {
     return undefined;
   }
-  const members = countKept(value as JsonObject);
-  if (members !== written) {
-    return undefined;
+  if (isPolluted()) {
+    Object.setPrototypeOf(value, null);
   }
-  return isPolluted() ? Object.setPrototypeOf(value, null) : (value as JsonObject);
+  return countKept(value as JsonObject) === written ? (value as JsonObject) : undefined;
 }
 
 /** Whether `Object.prototype` is polluted, that is, has an enumerable member. */
@@ -270,7 +269,8 @@ function endOfString(text: string, start: number): number {
  */
 function countKept(object: JsonObject): number {
   let members = 0;
-  for (const name of Object.keys(object)) {
+  // Nothing is inherited, and to list the names first would take three times as long.
+  for (const name in object) {
     members += name === "__proto__" ? Number.NaN : 1 + countWithin(object[name]);
   }
   return members;
@@ -286,9 +286,8 @@ function countWithin(value: unknown): number {
   if (Array.isArray(value)) {
     return value.reduce<number>((members, item) => members + countWithin(item), 0);
   }
-  const members = countKept(value as JsonObject);
   Object.setPrototypeOf(value, null);
-  return members;
+  return countKept(value as JsonObject);
 }
 
 /** Whether no string in a JSON value, names included, has a lone surrogate. */

@@ -1,6 +1,7 @@
 import type { AcceptedIssuer } from "../base/checks.ts";
 import { asciiBytes } from "../base/crypto.ts";
 import type { JsonValue } from "../base/json.ts";
+import { isPromise, whenKnown } from "../base/promises.ts";
 import { fromPayload, isCount, type TokenClaims } from "./claims.ts";
 import { algorithmNamed, type SigningAlgorithm, signingAlgorithms } from "./jwk.ts";
 import { isSignature, type VerificationKey } from "./keys.ts";
@@ -101,7 +102,8 @@ export function createAccessTokenVerifier(
   if (cache === undefined) {
     return async (token, now) => {
       counts.cold += 1;
-      return judge(await proveToken(token, rules), now);
+      const proven = proveToken(token, rules);
+      return judge(isPromise(proven) ? await proven : proven, now);
     };
   }
 
@@ -111,7 +113,7 @@ export function createAccessTokenVerifier(
     // Concurrent calls with the same token share one proof; each judges it at its own time.
     let proof = proving.get(token);
     if (proof === undefined) {
-      proof = proveToken(token, rules).finally(() => proving.delete(token));
+      proof = Promise.resolve(proveToken(token, rules)).finally(() => proving.delete(token));
       proving.set(token, proof);
     }
     const proven = await proof;
@@ -200,8 +202,14 @@ function remember({ headers }: Prover, token: string, { header }: ParsedJwt): vo
   headers.set(headerPartOf(token), Object.freeze(header));
 }
 
-/** Checks everything but the time. Rejects only if a key cannot be looked up or cannot be used. */
-async function proveToken(token: string, rules: Prover): Promise<ProvenToken | RefusedToken> {
+/**
+ * Checks everything but the time. Synchronous if the key is at hand and node:crypto exists. Throws or
+ * rejects only if a key cannot be looked up or cannot be used.
+ */
+function proveToken(
+  token: string,
+  rules: Prover,
+): ProvenToken | RefusedToken | Promise<ProvenToken | RefusedToken> {
   // 1. A token of another issuer is not ours, so its key is not looked up.
   const parsed = parseCompact(token, rules.headers);
   const named = parsed === undefined ? outlineOf(token).issuer : parsed.payload.iss;
@@ -220,21 +228,33 @@ async function proveToken(token: string, rules: Prover): Promise<ProvenToken | R
     return invalid;
   }
 
-  // 4. The signature.
+  // 4. The signature. The algorithm is a property of the key; a token cannot choose it (RFC 8725 §3.1).
   const found = rules.keys.find(parsed.header.kid, parsed.payload.iat);
-  const key = found instanceof Promise ? await found : found;
-  // The algorithm is a property of the key; a token cannot choose it (RFC 8725 §3.1).
-  if (alg !== key?.alg) {
-    return invalid;
-  }
-  const signed = isSigned(token, parsed, key);
-  if (!(typeof signed === "boolean" ? signed : await signed)) {
-    return invalid;
-  }
-  remember(rules, token, parsed);
+  return whenKnown(found, (key) => {
+    if (alg !== key?.alg) {
+      return invalid;
+    }
+    // A promise would cost a verification with RS256 as much as its claims.
+    return whenKnown(isSigned(token, parsed, key), (signed) => {
+      // Nothing but `true` is a valid signature.
+      if (signed !== true) {
+        return invalid;
+      }
+      remember(rules, token, parsed);
 
-  // 5. The claims: their types, then issuer, audience and lifetime.
-  const claims = fromPayload(parsed.payload);
+      // 5. The claims: their types, then issuer, audience and lifetime.
+      return proveClaims(parsed, key, rules);
+    });
+  });
+}
+
+/** Checks the claims of a token whose signature is valid. */
+function proveClaims(
+  parsed: ParsedJwt,
+  key: VerificationKey,
+  rules: Prover,
+): ProvenToken | RefusedToken {
+  const claims: Writable<TokenClaims> | undefined = fromPayload(parsed.payload);
   if (claims === undefined) {
     return malformed;
   }
@@ -243,15 +263,16 @@ async function proveToken(token: string, rules: Prover): Promise<ProvenToken | R
   if (issuer === undefined || !(claims.exp > claims.iat && claims.exp - claims.iat <= maxLife)) {
     return invalid;
   }
-  const beginsAt = beginOf(parsed, rules.clockSkew);
   // Strings that all tokens have in common are shared ones, because many claims are cached.
-  const { issuer: iss, audience: aud } = issuer;
-  const client_id = claims.client_id === aud ? aud : claims.client_id;
-  const exp = Math.min(claims.exp, claims.iat + (rules.acceptedFor ?? maxLife));
+  claims.iss = issuer.issuer;
+  claims.aud = issuer.audience;
+  claims.client_id = claims.client_id === claims.aud ? claims.aud : claims.client_id;
+  claims.exp = Math.min(claims.exp, claims.iat + (rules.acceptedFor ?? maxLife));
   freeze(claims.claims);
-  Object.assign(claims, { iss, aud, client_id, exp });
-  return { claims: Object.freeze(claims), key, beginsAt };
+  return { claims: Object.freeze(claims), key, beginsAt: beginOf(parsed, rules.clockSkew) };
 }
+
+type Writable<T> = { -readonly [Name in keyof T]: T[Name] };
 
 /**
  * Checks the header alone, to avoid needless key lookups and signature checks. Returns the algorithm;

@@ -13,6 +13,7 @@ import {
   trace,
 } from "@opentelemetry/api";
 import type { SessionEvent } from "../base/events.ts";
+import { isPromise } from "../base/promises.ts";
 import type {
   ObservedCall,
   ObservedOperation,
@@ -178,7 +179,7 @@ class ServerTelemetry implements SessionTelemetry {
       span.setAttribute("user.id", userId);
     }
     const hash = sessionId === undefined ? undefined : sessionHash(sessionId);
-    if (hash instanceof Promise) {
+    if (isPromise(hash)) {
       const endTime = Date.now();
       const named = hash.then((text) => span.setAttribute("rpcsession.session.hash", text));
       // The span ends even if this runtime cannot compute the name.

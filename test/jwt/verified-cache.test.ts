@@ -221,15 +221,21 @@ describe("sec:J17 the key of a cached token", () => {
 });
 
 describe("concurrent calls with one token", () => {
-  it("compute the signature once, and judge the token each at its own time", async () => {
-    const { verify, computed } = warmVerifier();
-    const times = [now, accessClaims.exp * 1000, now - 100_000];
-    const herd = Array.from({ length: 300 }, async (_, i) => verify(token, times[i % 3] ?? now));
-    const statuses = (await Promise.all(herd)).map(({ status }) => status);
-    expect(statuses.slice(0, 3)).toEqual(["valid", "expired", "invalid"]);
-    expect(new Set(statuses.filter((_, i) => i % 3 === 0))).toEqual(new Set(["valid"]));
-    expect(computed()).toBe(1);
-  });
+  it.each([
+    ["at hand", () => keys.verification],
+    ["looked up", async () => keys.verification],
+  ])(
+    "compute the signature once, and judge the token each at its own time: key %s",
+    async (_, findKey) => {
+      const { verify, computed } = warmVerifier({ findKey });
+      const times = [now, accessClaims.exp * 1000, now - 100_000];
+      const herd = Array.from({ length: 300 }, async (_, i) => verify(token, times[i % 3] ?? now));
+      const statuses = (await Promise.all(herd)).map(({ status }) => status);
+      expect(statuses.slice(0, 3)).toEqual(["valid", "expired", "invalid"]);
+      expect(new Set(statuses.filter((_, i) => i % 3 === 0))).toEqual(new Set(["valid"]));
+      expect(computed()).toBe(1);
+    },
+  );
 
   it("share a failure, which is not cached", async () => {
     let asked = 0;

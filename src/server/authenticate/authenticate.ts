@@ -1,4 +1,5 @@
 import { SessionError } from "../../base/errors.ts";
+import { isPromise } from "../../base/promises.ts";
 import { header } from "../../base/wire.ts";
 import type { Reissued } from "../../engine/access-tokens.ts";
 import { endedError, liveOf } from "../../engine/liveness.ts";
@@ -72,7 +73,7 @@ export async function authenticate(
   // Whether the call has waited, so that a time read before may be out of date.
   let waited = false;
   const wait = <T>(work: T | Promise<T>): T | Promise<T> => {
-    if (work instanceof Promise) {
+    if (isPromise(work)) {
       waited = true;
       call.waited = true;
     }
@@ -152,7 +153,7 @@ export async function authenticate(
  * @throws ConnectError `DeadlineExceeded` or `Canceled` when the signal is first
  */
 export function within<T>(signal: AbortSignal | undefined, work: T | Promise<T>): T | Promise<T> {
-  return work instanceof Promise && signal !== undefined ? raceSignal(work, signal) : work;
+  return isPromise(work) && signal !== undefined ? raceSignal(work, signal) : work;
 }
 
 /** Who makes a call: the holder of a bearer token, a browser with cookies, or nobody in particular. */

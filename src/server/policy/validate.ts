@@ -1,5 +1,6 @@
 import { type PolicyViolation, SessionError } from "../../base/errors.ts";
 import type { JsonObject } from "../../base/json.ts";
+import { isPromise } from "../../base/promises.ts";
 import type { VerifiedSession } from "../../engine/session.ts";
 
 /** Why code of the service refuses the claims of a session. It goes to the client. */
@@ -41,9 +42,9 @@ export function validateClaims(
   if (returned === undefined) {
     return [];
   }
-  if (returned instanceof Promise) {
+  if (isPromise(returned)) {
     // It refuses the call below. Its rejection must not end the process.
-    returned.catch(() => {});
+    Promise.resolve(returned).catch(() => {});
   }
   const reasons: readonly unknown[] = Array.isArray(returned) ? returned : [returned];
   return reasons.map((reason): PolicyViolation => {
