@@ -18,7 +18,7 @@ import type { BenchOptions } from "../lib/options.ts";
 import type { Cell, Findings, HeadlineKey } from "../lib/report.ts";
 import { pairedRatio, spreadOf } from "../lib/stats.ts";
 import { issuer } from "../lib/tokens.ts";
-import { countStatements, cpuOf, p50Of, writesPerLife } from "./refresh-costs.ts";
+import { countStatements, cpuOf, p50OfEach, writesPerLife } from "./refresh-costs.ts";
 
 const inFlight = 32;
 const secret = "the secret of the benchmark, long enough";
@@ -166,9 +166,6 @@ async function measure(
       costs.refreshCpu = await cpuOf(holders, (holder) => refresh(engine, holder));
       costs.signatureCpu = await cpuOf(holders, signed);
     } else {
-      costs.refreshP50 = await p50Of(few, (holder) => refresh(engine, holder));
-    }
-    if (floor !== undefined) {
       const advance = async (holder: Holder): Promise<void> => {
         if (!(await floor(holder.id, holder.floor++))) {
           throw new Error("the write of the floor did not advance its row");
@@ -179,10 +176,13 @@ async function measure(
         await advance(holder);
         await signed();
       });
-      costs.writeP50 = await p50Of(few, async (holder) => {
-        await advance(holder);
-        await signed();
-      });
+      [costs.refreshP50, costs.writeP50] = await p50OfEach(few, [
+        (holder) => refresh(engine, holder),
+        async (holder) => {
+          await advance(holder);
+          await signed();
+        },
+      ]);
     }
     if (round >= 0) {
       rates.signIn.push(found.signIn);

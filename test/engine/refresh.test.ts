@@ -5,7 +5,7 @@ import { describe, expect, it } from "vitest";
 import type { Duration } from "../../src/base/checks.ts";
 import type { SessionError } from "../../src/base/errors.ts";
 import { parseRefreshToken } from "../../src/engine/refresh/format.ts";
-import type { SessionStore } from "../../src/engine/store.ts";
+import type { SessionRecord, SessionStore } from "../../src/engine/store.ts";
 import { memoryStore } from "../../src/stores/memory/index.ts";
 import { sqliteStore } from "../../src/stores/sqlite/index.ts";
 import { startEngine } from "../helpers/engine.ts";
@@ -352,5 +352,43 @@ describe("the receipt of a refresh token", () => {
     const { confirmedBy } = await settledSession();
     const other = await settledSession();
     expect(await confirmedBy(other.next)).toBe(false);
+  });
+});
+
+describe("the refresh token that is minted while the store works", () => {
+  const [current, former] = [
+    "a new secret of at least 32 bytes",
+    "a former secret of 32 bytes or more",
+  ];
+
+  it.each<[string, (record: SessionRecord, formerId: string) => Partial<SessionRecord>]>([
+    ["generation", ({ generation }) => ({ generation: generation + 1 })],
+    ["secret", (_, secretId) => ({ secretId })],
+    ["key", () => ({ boundKey: `${"k".repeat(42)}A` })],
+    ["need of a key", () => ({ device: { bind: "required" } })],
+  ])("is not handed out if the row says another %s", async (_, changeOf) => {
+    const inner = memoryStore();
+    const before = await startEngine({ secret: former, store: memoryStore() });
+    const formerId = parseRefreshToken((await before.signIn()).token)?.secretId ?? "";
+    let expected: SessionRecord | undefined;
+    const store: SessionStore = {
+      ...inner,
+      advance: async (write) => {
+        const done = await (inner.advance as NonNullable<SessionStore["advance"]>)(write);
+        if (!done.advanced || done.record === undefined) {
+          return done;
+        }
+        expected = { ...done.record, ...changeOf(done.record, formerId) };
+        return { ...done, record: expected };
+      },
+    };
+    const engine = await startEngine({ secret: [current, former], store });
+    const { token } = await engine.signIn();
+    await engine.confirm(token);
+    const { refreshToken } = await engine.exchange(token);
+    const { generation, secretId, boundKey, device } = expected as SessionRecord;
+    expect(parseRefreshToken(refreshToken ?? "")).toMatchObject({
+      ...{ generation, secretId, boundKey, mustBind: device.bind === "required" },
+    });
   });
 });

@@ -1,6 +1,8 @@
 import type { Client, Pool } from "pg";
 import { expect, it, vi } from "vitest";
+import { databaseTime as timeOfStore } from "../../src/stores/postgres/connections.ts";
 import { postgresStore } from "../../src/stores/postgres/index.ts";
+import { nothing } from "../../src/stores/sql/database.ts";
 import { createFakeClock } from "../../src/testing/fake-clock.ts";
 import { advance, insertNew, newSession } from "../../src/testing/store-contract/fixture.ts";
 import { startEngine } from "../helpers/engine.ts";
@@ -13,6 +15,20 @@ import { stillClock } from "./still-clock.ts";
 const secret = "a secret of the test, of 32 bytes and more";
 
 describePostgres("postgresStore and its connections", (server) => {
+  it("reads the database's clock in whole milliseconds, with an error below a microsecond", async () => {
+    await using schema = await createSchema(server());
+    const time = timeOfStore.render("numbered", nothing).text;
+    const exactly = "floor(extract(epoch from moment + n * interval '1 microsecond') * 1000)";
+    const { rows } = await schema.admin.query(`
+      select count(*)::integer as wrong from (
+        select timestamptz '2026-11-29' + day * interval '1 day 1.000001 s' as moment
+        from generate_series(0, 27000) as day
+      ) as given
+      where ${time.replace("statement_timestamp()", "moment")} not between
+        (select ${exactly} from (values (-1)) as before(n)) and (select ${exactly} from (values (1)) as after(n))`);
+    expect(rows).toEqual([{ wrong: 0 }]);
+  });
+
   it("rejects if its connection is terminated during a change; the next call works", async () => {
     await using fixture = await openedPostgres(server());
     const { store, admin } = fixture;

@@ -1,6 +1,14 @@
 import { DatabaseSync } from "node:sqlite";
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
-import { join, nothing, now, SqlDatabase, sql } from "../../src/stores/sql/database.ts";
+import {
+  FixedStatement,
+  join,
+  names,
+  nothing,
+  now,
+  SqlDatabase,
+  sql,
+} from "../../src/stores/sql/database.ts";
 import { SqliteConnections } from "../../src/stores/sqlite/connections.ts";
 import { sqliteDialect } from "../../src/stores/sqlite/dialect.ts";
 import { stillClock } from "./still-clock.ts";
@@ -44,6 +52,48 @@ describe("a SQL statement", () => {
       text: "select $1 where a = $2 and b = $3 limit $4",
       values: [1, "x", null, 2],
     });
+  });
+
+  it("binds the values of a piece that is repeated once, where placeholders have numbers", () => {
+    const end = sql`${now} + ${60}`;
+    const statement = sql`select ${end}, ${1}, ${end}, ${now}`;
+    const clock = () => sql`cast(${1000} as bigint)`;
+    expect(statement.render("numbered", clock)).toEqual({
+      text: "select cast($1 as bigint) + $2, $3, cast($1 as bigint) + $2, cast($1 as bigint)",
+      values: [1000, 60, 1],
+    });
+    expect(statement.render("plain", clock)).toEqual({
+      text: "select cast(? as bigint) + ?, ?, cast(? as bigint) + ?, cast(? as bigint)",
+      values: [1000, 60, 1, 1000, 60, 1000],
+    });
+    expect(statement.render("numbered", clock())).toMatchObject({ values: [1000, 60, 1] });
+  });
+
+  it("whose text is made once has the values and the time of each run", async () => {
+    let made = 0;
+    const later = new FixedStatement<{ by: number; from: number }>(["by", "from"], (_, given) => {
+      made++;
+      return sql`select ${given.from} + ${given.by} as sum, ${given.by} as by, ${now} as begun`;
+    });
+    for (const [by, from] of [
+      [1, 10],
+      [2, 20],
+    ] as const) {
+      await clock.advance(1000);
+      const expected = { sum: from + by, by, begun: clock.now() };
+      expect(await database.rowOf(later, { by, from })).toEqual(expected);
+      expect(await database.transaction((within) => within.rowOf(later, { by, from }))).toEqual(
+        expected,
+      );
+    }
+    expect(made).toBe(1);
+  });
+
+  it("takes the names of columns, and nothing else in their place", () => {
+    expect(names(["id", "user_id"]).render("numbered", nothing).text).toBe("id, user_id");
+    expect(() => names(["id", "id; drop table leases"])).toThrow(
+      '"id; drop table leases" is not the name of a column',
+    );
   });
 
   it("binds a value that looks like SQL, and never inserts it into the text", async () => {

@@ -53,31 +53,50 @@ describe("feat:O3 sqliteStore(file)", () => {
     await fixture.close();
   });
 
-  it("commits refreshes that come at the same time together", async () => {
-    await using fixture = await openedSqlite();
-    const { store, clock } = fixture;
+  /** Sessions that each advance at the next refresh. */
+  async function ripe({ store, clock }: Awaited<ReturnType<typeof openedSqlite>>) {
     const ids = Array.from({ length: 64 }, (_, i) => `s${i}`);
     for (const id of ids) {
       await store.insert(newSession({ id, salt: "", rootHash: "hash-of-root" }));
       await confirmOne(store, id, 0, 0);
     }
     await clock.advance(2_000);
+    const write = {
+      ...{ generation: 0, secretId: "secret-a", rootHash: "hash-of-root", boundKey: null },
+      ...{ overlap: 1_000, idle: 1_000_000, nextSecretId: "secret-a" },
+    };
+    const advance = async (id: string) => store.advance?.({ id, transport: "cookie", ...write });
+    return { ids, advance };
+  }
+
+  it("commits refreshes that come at the same time together", async () => {
+    await using fixture = await openedSqlite();
+    const { ids, advance } = await ripe(fixture);
     const alone = vi.spyOn(SqliteConnections.prototype, "query");
     const together = vi.spyOn(SqliteConnections.prototype, "begin");
     onTestFinished(() => {
       alone.mockRestore();
       together.mockRestore();
     });
-    const write = {
-      ...{ generation: 0, secretId: "secret-a", rootHash: "hash-of-root", boundKey: null },
-      ...{ overlap: 1_000, idle: 1_000_000, nextSecretId: "secret-a" },
-    };
-    const done = await Promise.all(
-      ids.map(async (id) => store.advance?.({ id, transport: "cookie", ...write })),
-    );
+    const done = await Promise.all(ids.map(advance));
     expect(done.filter((answer) => answer?.advanced)).toHaveLength(64);
     expect(done.map((answer) => answer?.record?.id)).toEqual(ids);
     expect(alone.mock.calls.length + together.mock.calls.length).toBeLessThanOrEqual(3);
+  });
+
+  it("a row that cannot be read fails its own refresh alone", async () => {
+    await using fixture = await openedSqlite();
+    const { ids, advance } = await ripe(fixture);
+    using file = new DatabaseSync(fixture.file);
+    file.exec("update rpcsession_sessions set data = '{' where id = 's30'");
+    const together = vi.spyOn(SqliteConnections.prototype, "begin");
+    onTestFinished(() => together.mockRestore());
+    const outcomes = await Promise.allSettled(ids.map(advance));
+    const failed = outcomes.flatMap(({ status }, index) => (status === "rejected" ? [index] : []));
+    expect(failed).toEqual([30]);
+    const advanced = outcomes.filter((one) => one.status === "fulfilled" && one.value?.advanced);
+    expect(advanced).toHaveLength(63);
+    expect(together).toHaveBeenCalledOnce();
   });
 
   it("creates files that only their owner can read", async () => {

@@ -30,6 +30,7 @@ import { SharedAnswers } from "./shared-answers.ts";
 import {
   type CheckedRefreshToken,
   hasToBeBound,
+  type NextToken,
   type PresentedRefreshToken,
   type ProvenRefreshToken,
   type RefreshTokens,
@@ -66,6 +67,9 @@ interface RefresherOptions {
  * ends the session.
  */
 export type OnMismatch = "refuse" | "revoke";
+
+/** The result of trying the common refresh, and the token that follows if it advanced the session. */
+type Tried = Advanced & { readonly next?: NextToken | undefined };
 
 /** How often a refresh is decided again after its write lost to another one. */
 const retries = 2;
@@ -208,8 +212,8 @@ export class Refresher {
   }
 
   /** The first line of the rule as one statement; undefined where it cannot be tried. */
-  async #tryAdvance(checked: CheckedRefreshToken): Promise<Advanced | undefined> {
-    const { store, secrets, lifetimes } = this.#options;
+  async #tryAdvance(checked: CheckedRefreshToken): Promise<Tried | undefined> {
+    const { store, secrets, lifetimes, refreshTokens } = this.#options;
     if (checked.format === 1 || store.advance === undefined) {
       return undefined;
     }
@@ -224,13 +228,15 @@ export class Refresher {
       return undefined;
     }
     const { overlap, idle } = lifetimes;
-    const nextSecretId = secrets.current.id;
-    return store
+    const { current } = secrets;
+    const advancing = store
       .advance({
         ...{ id, generation, secretId, rootHash, transport, boundKey },
-        ...{ overlap, idle, nextSecretId },
+        ...{ overlap, idle, nextSecretId: current.id },
       })
       .catch(storeFailed);
+    const next = refreshTokens.mintNext(checked, current);
+    return { ...(await advancing), next: await next };
   }
 
   /**
@@ -246,15 +252,15 @@ export class Refresher {
   async #answer(
     presented: CheckedRefreshToken,
     decision: RefreshDecision,
-    stored: Stored<SessionRecord>,
+    stored: Stored<SessionRecord> & Pick<Tried, "next">,
   ): Promise<Refreshed> {
-    const { record, now } = stored;
+    const { record, now, next } = stored;
     const { accessTokens, refreshTokens, emit, audit } = this.#options;
     const { id: sessionId, generation, userId, tenantId } = record;
     const access = await accessTokens.mint(stored);
     const isOlder = presented.generation < generation;
     const root = presented.format === 2 ? presented.root : undefined;
-    const refreshToken = isOlder ? await refreshTokens.mint(record, root) : undefined;
+    const refreshToken = isOlder ? await refreshTokens.mint(record, root, next) : undefined;
     const recovered = isOlder && decision.kind !== "advance";
     emit({ type: recovered ? "recovered" : "refreshed", sessionId, generation });
     if (!recovered) {

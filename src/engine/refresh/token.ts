@@ -42,7 +42,12 @@ export type Unproven = "missing" | "stale" | "skipped";
  * A well-formed token that was made under a secret of this server. That only admits it to the store:
  * the row decides whether it proves anything; see {@link RefreshTokens.prove}.
  */
-export type CheckedRefreshToken = (SaltedToken | (RootedToken & { readonly rootHash: string })) & {
+export type CheckedRefreshToken = (SaltedToken & Admission) | CheckedRootedToken;
+
+/** The same for a token of format 2. */
+type CheckedRootedToken = RootedToken & { readonly rootHash: string } & Admission;
+
+interface Admission {
   readonly token: string;
   readonly transport: TokenTransport;
   /** The key that its request has freshly proven; undefined if none was proven. */
@@ -50,7 +55,7 @@ export type CheckedRefreshToken = (SaltedToken | (RootedToken & { readonly rootH
   readonly unproven: Unproven;
   /** The keys of its secret. */
   readonly keys: SecretKeys;
-};
+}
 
 /** A refresh token that was proven to be minted for this record. */
 export interface ProvenRefreshToken extends Stored<SessionRecord> {
@@ -63,6 +68,11 @@ export interface ProvenRefreshToken extends Stored<SessionRecord> {
    * state from before that. Null if it is bound to none.
    */
   readonly boundKey: string | null;
+}
+
+/** The token that follows a presented one if that advances its session. */
+export interface NextToken extends Pick<SessionRecord, "generation" | "secretId" | "boundKey"> {
+  readonly token: string;
 }
 
 /** The salt, root and root hash of a new session. The root goes into its token and is not stored. */
@@ -149,18 +159,42 @@ export class RefreshTokens {
   /**
    * Mints the refresh token of the record's generation, in the format that the record says.
    * @param root the session's root, from its beginning or from a token that was proven
+   * @param next a token that was minted for the same session; used if the record says the same
    * @throws UnknownSecretError
    * @throws SessionError `unauthorized` if its secret was declared dead
    */
-  async mint(record: SessionRecord, root: string | undefined): Promise<string> {
+  async mint(record: SessionRecord, root: string | undefined, next?: NextToken): Promise<string> {
     const { id: session, transport, tenantId, generation, salt, boundKey } = record;
     const keys = this.#options.secrets.byId.get(record.secretId) ?? (await this.#keysOf(record));
     if (record.rootHash === null) {
       return mintSalted(keys, { session, transport, tenantId, generation, salt });
     }
     const mustBind = boundKey === null && hasToBeBound(record);
+    const isNext =
+      next?.generation === generation &&
+      next.secretId === record.secretId &&
+      next.boundKey === boundKey;
+    if (isNext && !mustBind) {
+      return next.token;
+    }
     const named = { session, transport, generation, root: root ?? salt };
     return mintRooted(keys, { ...named, boundKey, mustBind });
+  }
+
+  /**
+   * Mints the token that follows a presented one if the store advances its session. That needs no row, so
+   * it is done while the store works; {@link mint} decides whether it is the right one.
+   */
+  async mintNext(presented: CheckedRootedToken, keys: SecretKeys): Promise<NextToken | undefined> {
+    const { session, transport, root, boundKey } = presented;
+    const generation = presented.generation + 1;
+    try {
+      const token = await mintRooted(keys, { session, transport, generation, root, boundKey });
+      return { token, generation, secretId: keys.id, boundKey };
+    } catch {
+      // It is minted again from the row, where an error has somebody to go to.
+      return undefined;
+    }
   }
 
   /**

@@ -9,6 +9,7 @@ export const postgresDialect: SqlDialect = {
   placeholders: "numbered",
   begin: "start transaction isolation level read committed",
   least: sql`least`,
+  jsonArray: sql`json_build_array`,
   idByBytes: sql`id collate "C"`,
   forUpdate: sql`for update`,
   forUpdateSkipLocked: sql`for update skip locked`,

@@ -61,7 +61,7 @@ interface Moment {
 }
 
 /** The columns that make a {@link Timed} row. */
-export function moment({ dialect }: SqlDatabase): Sql {
+export function moment({ dialect }: Pick<SqlDatabase, "dialect">): Sql {
   return sql`${now} as store_now, ${dialect.history} as store_history`;
 }
 
@@ -175,8 +175,10 @@ export function hasIdIn(ids: readonly string[]): Sql {
 /** The value of `sweep_at` for a session that expires at `idleEnd`: rounded up to a multiple of 4 h. */
 export function sweepTime(idleEnd: Sql): Sql {
   // SQLite divides into a fraction, which the cast cuts off; the end is written into the text only once.
-  return sql`cast((${idleEnd} + ${keepEnded + sweepStep}) / ${sweepStep} as bigint) * ${sweepStep}`;
+  return sql`cast((${idleEnd} + ${keepEnded + sweepStep}) / ${step} as bigint) * ${step}`;
 }
+
+const step = sql`${sweepStep}`;
 
 /** The smaller of two numbers. SQLite has `min`, PostgreSQL has `least`; both have `case`. */
 export function smaller(a: Sql, b: Sql): Sql {

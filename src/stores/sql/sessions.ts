@@ -14,13 +14,14 @@ import type {
 import { cutPage, parseListCursor } from "../common.ts";
 import {
   type BigInteger,
+  FixedStatement,
   join,
+  names,
   nothing,
   now,
   type Sql,
   type SqlDatabase,
   type SqlDialect,
-  type SqlValue,
   sql,
   timeOf,
 } from "./database.ts";
@@ -69,23 +70,39 @@ export async function advanceSession(
   database: SqlDatabase,
   write: AdvanceWrite,
 ): Promise<Advanced> {
-  const row = await database.row<AdvancedRow>`update rpcsession_sessions
-      set ${advancing(database, write)} where ${mayAdvance({ ...write, boundKey: write.boundKey ?? "" })}
-      returning ${advancedColumns}, ${moment(database)}`;
+  const given = { ...write, boundKey: write.boundKey ?? "" };
+  const row = await database.rowOf<AdvancedRow, typeof given>(advanceById, given);
   return row === undefined
     ? { ...(await loadSession(database, write.id)), advanced: false }
     : toAdvanced(row, write);
 }
 
+const advanceById = new FixedStatement<AdvanceWrite & { readonly boundKey: string }>(
+  [
+    "id",
+    "generation",
+    "secretId",
+    "rootHash",
+    "transport",
+    "boundKey",
+    "overlap",
+    "idle",
+    "nextSecretId",
+  ],
+  (dialect, given) => sql`update rpcsession_sessions
+      set ${advancing(dialect, given)} where ${mayAdvance(given)}
+      returning ${advancedColumns(dialect)}`,
+);
+
 /** Writes common refreshes in one transaction, so that they wait for the disk once. */
 export function advanceInTurn(
   database: SqlDatabase,
   writes: readonly AdvanceWrite[],
-): Promise<readonly Advanced[]> {
+): Promise<readonly (Advanced | undefined)[]> {
   return database.transaction(async (within) => {
-    const results: Advanced[] = [];
+    const results: (Advanced | undefined)[] = [];
     for (const write of writes) {
-      results.push(await advanceSession(within, write));
+      results.push(await ifReadable(() => advanceSession(within, write)));
     }
     return results;
   });
@@ -108,23 +125,36 @@ export async function advanceSessions(
         ) as held
         where ${expectsOneRow}
       )
-      update rpcsession_sessions set ${advancing(database, dueColumns)} from due where id = held_id
-      returning place, ${advancedColumns}, ${moment(database)}`;
+      update rpcsession_sessions set ${advancing(database.dialect, dueColumns)} from due where id = held_id
+      returning place, ${advancedColumns(database.dialect)}`;
   const advanced = new Map(rows.map((row) => [Number(row.place), row]));
-  return writes.map((write, place) => {
+  const read = async (write: AdvanceWrite, place: number) => {
     const row = advanced.get(place);
-    return row && toAdvanced(row, write);
-  });
+    return row && ifReadable(() => toAdvanced(row, write));
+  };
+  return Promise.all(writes.map(read));
 }
 
-type AdvancePart = Sql | SqlValue;
+/**
+ * Reads a session; undefined if its JSON cannot be read. Then its refresh is done again, alone, so that the
+ * error is its own and not that of others.
+ */
+async function ifReadable(read: () => Advanced | Promise<Advanced>): Promise<Advanced | undefined> {
+  try {
+    return await read();
+  } catch (error) {
+    if (error instanceof SyntaxError) {
+      return undefined;
+    }
+    throw error;
+  }
+}
 
 /** The assignments of a common refresh. */
 function advancing(
-  { dialect }: SqlDatabase,
-  { idle, nextSecretId }: Readonly<Record<"idle" | "nextSecretId", AdvancePart>>,
+  { least }: SqlDialect,
+  { idle, nextSecretId }: Readonly<Record<"idle" | "nextSecretId", Sql>>,
 ): Sql {
-  const { least } = dialect;
   const idleEnd = sql`${least}(${now} + ${least}(${idle}, coalesce(idle_life, ${idle})), expires_at)`;
   return sql`generation = generation + 1, former_secret_id = secret_id, secret_id = ${nextSecretId},
         salt = '', confirmed_at = null, rotated_at = ${now}, sent_at = ${now}, prolonged = 0,
@@ -133,7 +163,7 @@ function advancing(
 
 /** The condition of a common refresh. */
 function mayAdvance(
-  write: Readonly<Record<Exclude<keyof AdvanceWrite, "idle" | "nextSecretId">, AdvancePart>>,
+  write: Readonly<Record<Exclude<keyof AdvanceWrite, "idle" | "nextSecretId">, Sql>>,
 ): Sql {
   return sql`id = ${write.id} and generation = ${write.generation} and secret_id = ${write.secretId}
         and root_hash = ${write.rootHash} and transport = ${write.transport}
@@ -164,15 +194,38 @@ const dueColumns = { idle: sql`due.idle`, nextSecretId: sql`due.next_secret_id` 
  */
 const expectsOneRow: Sql = sql`used.kind = 1`;
 
-const advancedColumns: Sql = sql`user_id, tenant_id, last_salted, created_at, auth_time, idle_expires_at,
-        expires_at, access_life, idle_life, lineage, external_issuer, external_sid, external_sub,
-        authentication, claims, claims_version, data, version, device`;
-
 /** What the database returns of a session that has advanced: the rest is known from the write. */
-type AdvancedRow = Omit<Timed<SessionRow>, keyof ReturnType<typeof writtenBy>>;
+const advancedNames = [
+  ...(["user_id", "tenant_id", "last_salted", "created_at", "auth_time"] as const),
+  ...(["idle_expires_at", "expires_at", "access_life", "idle_life", "lineage"] as const),
+  ...(["external_issuer", "external_sid", "external_sub", "authentication"] as const),
+  ...(["claims", "claims_version", "data", "version", "device"] as const),
+] as const;
 
-function toAdvanced(row: AdvancedRow, write: AdvanceWrite): Advanced {
-  return { ...toStored({ ...row, ...writtenBy(write, row.store_now) }), advanced: true };
+type AdvancedColumns = Pick<SessionRow, (typeof advancedNames)[number]>;
+/** As columns, or as one column, `packed`: a JSON array. */
+type AdvancedRow = Timed<AdvancedColumns> | { readonly packed: string };
+
+function advancedColumns(dialect: SqlDialect): Sql {
+  const { jsonArray, history } = dialect;
+  const columns = names(advancedNames);
+  return jsonArray === undefined
+    ? sql`${columns}, ${moment({ dialect })}`
+    : sql`cast(${jsonArray}(${columns}, ${now}, ${history}) as text) as packed`;
+}
+
+function unpacked({ packed }: { readonly packed: string }): Timed<AdvancedColumns> {
+  const values = JSON.parse(packed) as readonly unknown[];
+  const row: Record<string, unknown> = {};
+  for (const [place, name] of [...advancedNames, "store_now", "store_history"].entries()) {
+    row[name] = values[place];
+  }
+  return row as unknown as Timed<AdvancedColumns>;
+}
+
+function toAdvanced(found: AdvancedRow, write: AdvanceWrite): Advanced {
+  const row = "packed" in found ? unpacked(found) : found;
+  return { ...toStored(Object.assign(row, writtenBy(write, row.store_now))), advanced: true };
 }
 
 function writtenBy(write: AdvanceWrite, at: BigInteger) {

@@ -19,6 +19,7 @@ export const sqliteDialect: SqlDialect = {
   placeholders: "plain",
   begin: "begin immediate",
   least: sql`min`,
+  jsonArray: undefined,
   idByBytes: sql`id`,
   forUpdate: nothing,
   forUpdateSkipLocked: nothing,
