@@ -6,8 +6,8 @@ import { Turns } from "./turns.ts";
 
 /**
  * The part of a Redis client that `redisStore` needs: two methods of node-redis (the package `redis`,
- * version 5 or 6). It also uses `withCommandOptions`, if the client has it. The results of `createClient`, `createClientPool`, `createCluster` and
- * `createSentinel` fit without a cast.
+ * version 5 or 6). It also uses `withCommandOptions`, if the client has it. The results of
+ * `createClient`, `createClientPool`, `createCluster` and `createSentinel` fit without a cast.
  */
 export interface RedisClient {
   eval(script: string, options: RedisScriptArguments): Promise<unknown>;
