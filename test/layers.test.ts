@@ -111,7 +111,7 @@ const doors: Readonly<Record<string, "all" | Readonly<Record<string, string>>>> 
     "postgres/index.ts": "main",
     "redis/index.ts": "main",
     "sql/database.ts": "the command line opens a database",
-    "sql/migrate.ts": "the command line creates the tables and prints them",
+    "sql/migration/migrate.ts": "the command line creates the tables and prints them",
     "sqlite/dialect.ts": "the command line chooses the database",
     "postgres/dialect.ts": "the command line chooses the database",
   },

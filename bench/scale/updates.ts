@@ -1,7 +1,7 @@
 import { Client } from "pg";
 import { postgresBackend } from "../../src/stores/postgres/connections.ts";
 import { openPool } from "../../src/stores/postgres/pools.ts";
-import { sql } from "../../src/stores/sql/database.ts";
+import { sql } from "../../src/stores/sql/statement.ts";
 import { SqlStore } from "../../src/stores/sql/store.ts";
 import { postgresMissing, startPostgres } from "../../test/servers/postgres.ts";
 import { type Figures, requireService, type ScenarioOptions } from "./scenario.ts";

@@ -21,9 +21,8 @@ export async function cpuOf<T>(
 }
 
 /**
- * The median times of two pieces of work, one at a time, in milliseconds. They take turns, because what
- * runs alone for a while is faster than what a server does: its code stays in the processor's caches, and
- * no process falls asleep.
+ * The median times of two pieces of work, one at a time, in milliseconds. They take turns, so that both
+ * find the processor's caches and the database in the same state.
  */
 export async function p50OfEach<T>(
   all: readonly T[],

@@ -44,7 +44,8 @@ export async function verifySection({ rounds, quick }: BenchOptions): Promise<Fi
     const more = supertokens === undefined ? [] : [await supertokens.contestant(key, alg)];
     const all = [...(await contestantsOf(alg, key)), ...more];
     const found = await cpuRounds(all, quick ? 7 : rounds);
-    // A ratio near 1 needs rounds of these two alone: they would pay for the garbage of the others.
+    // These two are measured again without the others, whose garbage they would pay for: their ratio is
+    // near 1.
     const pair = all.filter(({ name }) => name === names.raw || name === names.cold);
     for (const [name, values] of await cpuRounds(pair, quick ? 7 : 2 * rounds)) {
       found.set(name, values);

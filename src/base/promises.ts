@@ -1,6 +1,7 @@
 /**
- * Whether a value is a promise, of whatever class. A library may have replaced the global `Promise`, and a
- * promise may come from another realm: async functions and Web Crypto then return no instance of it.
+ * Whether a value is a promise of any class. `instanceof Promise` is false for promises of another realm.
+ * Where a library has replaced the global `Promise`, it is also false for those of async functions and of
+ * Web Crypto.
  */
 export function isPromise<T>(value: T | Promise<T>): value is Promise<T> {
   return (
@@ -10,10 +11,10 @@ export function isPromise<T>(value: T | Promise<T>): value is Promise<T> {
   );
 }
 
-/** Goes on with a value once it is known: at once, unless it is a promise. */
+/** Passes a value to a function: at once, or later if the value is a promise. */
 export function whenKnown<T, Result>(
   value: T | Promise<T>,
-  goOn: (value: T) => Result | Promise<Result>,
+  use: (value: T) => Result | Promise<Result>,
 ): Result | Promise<Result> {
-  return isPromise(value) ? Promise.resolve(value).then(goOn) : goOn(value);
+  return isPromise(value) ? Promise.resolve(value).then(use) : use(value);
 }

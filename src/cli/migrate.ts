@@ -49,7 +49,7 @@ async function migrateDatabase(database: string): Promise<Answer> {
 async function printMigrations(database: string): Promise<Answer> {
   const isName = database === "postgres" || database === "sqlite";
   const dialect = await dialectOf(isName ? database : kindOf(database));
-  const { migrationSql } = await import("../stores/sql/migrate.ts");
+  const { migrationSql } = await import("../stores/sql/migration/migrate.ts");
   const sql = migrationSql(dialect);
   return { text: sql, json: { sql } };
 }

@@ -234,7 +234,7 @@ function proveToken(
     if (alg !== key?.alg) {
       return invalid;
     }
-    // A promise would cost a verification with RS256 as much as its claims.
+    // No promise for a result that is at hand: it would cost as much as reading the claims.
     return whenKnown(isSigned(token, parsed, key), (signed) => {
       // Nothing but `true` is a valid signature.
       if (signed !== true) {

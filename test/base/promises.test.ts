@@ -9,7 +9,7 @@ afterEach(() => {
   vi.resetModules();
 });
 
-/** Returns a promise that is no instance of this realm's `Promise`. */
+/** Returns a promise of another realm, for which `instanceof Promise` is false. */
 const ofAnotherRealm = runInNewContext("async (value) => value") as <T>(
   value: T,
 ) => Promise<Awaited<T>>;

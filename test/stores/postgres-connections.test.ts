@@ -2,7 +2,7 @@ import type { Client, Pool } from "pg";
 import { expect, it, vi } from "vitest";
 import { databaseTime as timeOfStore } from "../../src/stores/postgres/connections.ts";
 import { postgresStore } from "../../src/stores/postgres/index.ts";
-import { nothing } from "../../src/stores/sql/database.ts";
+import { nothing } from "../../src/stores/sql/statement.ts";
 import { createFakeClock } from "../../src/testing/fake-clock.ts";
 import { advance, insertNew, newSession } from "../../src/testing/store-contract/fixture.ts";
 import { startEngine } from "../helpers/engine.ts";

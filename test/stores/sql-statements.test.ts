@@ -1,14 +1,7 @@
 import { DatabaseSync } from "node:sqlite";
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
-import {
-  FixedStatement,
-  join,
-  names,
-  nothing,
-  now,
-  SqlDatabase,
-  sql,
-} from "../../src/stores/sql/database.ts";
+import { FixedStatement, SqlDatabase } from "../../src/stores/sql/database.ts";
+import { join, names, nothing, now, sql } from "../../src/stores/sql/statement.ts";
 import { SqliteConnections } from "../../src/stores/sqlite/connections.ts";
 import { sqliteDialect } from "../../src/stores/sqlite/dialect.ts";
 import { stillClock } from "./still-clock.ts";
@@ -87,6 +80,10 @@ describe("a SQL statement", () => {
       );
     }
     expect(made).toBe(1);
+    const incomplete = { by: 1 } as { by: number; from: number };
+    await expect(database.rowOf(later, incomplete)).rejects.toThrow(
+      "the statement was run without a value for from; give one, or null",
+    );
   });
 
   it("takes the names of columns, and nothing else in their place", () => {

@@ -47,6 +47,7 @@ export type CheckedRefreshToken = (SaltedToken & Admission) | CheckedRootedToken
 /** The same for a token of format 2. */
 type CheckedRootedToken = RootedToken & { readonly rootHash: string } & Admission;
 
+/** What is known of a presented token of either format once it was checked. */
 interface Admission {
   readonly token: string;
   readonly transport: TokenTransport;
@@ -192,7 +193,7 @@ export class RefreshTokens {
       const token = await mintRooted(keys, { session, transport, generation, root, boundKey });
       return { token, generation, secretId: keys.id, boundKey };
     } catch {
-      // It is minted again from the row, where an error has somebody to go to.
+      // It is minted again from the row, and that error reaches the caller.
       return undefined;
     }
   }

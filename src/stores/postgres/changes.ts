@@ -1,14 +1,12 @@
 import { nextHistories } from "../common.ts";
-import {
-  type BigInteger,
-  type ChangeRow,
-  type ChangeRows,
-  type ChangesRead,
-  now,
-  type Sql,
-  type SqlDatabase,
-  sql,
+import type {
+  BigInteger,
+  ChangeRow,
+  ChangeRows,
+  ChangesRead,
+  SqlDatabase,
 } from "../sql/database.ts";
+import { now, type Sql, sql } from "../sql/statement.ts";
 import {
   beginHistory,
   currentPlace,

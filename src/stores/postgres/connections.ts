@@ -3,14 +3,13 @@ import type { Clock } from "../../base/clock.ts";
 import { randomId } from "../../base/crypto.ts";
 import type { Retries } from "../common.ts";
 import { type Push, PushConnection } from "../push.ts";
-import {
-  type BorrowedConnection,
-  type Sql,
-  type SqlBackend,
-  type SqlConnection,
-  type SqlConnections,
-  sql,
+import type {
+  BorrowedConnection,
+  SqlBackend,
+  SqlConnection,
+  SqlConnections,
 } from "../sql/database.ts";
+import { type Sql, sql } from "../sql/statement.ts";
 import { postgresDialect } from "./dialect.ts";
 import { migrating } from "./migrating.ts";
 import { connectForMigration } from "./migration-connections.ts";

@@ -1,4 +1,5 @@
-import { type Hold, type LockKind, type Sql, type SqlDialect, sql } from "../sql/database.ts";
+import type { Hold, LockKind, SqlDialect } from "../sql/database.ts";
+import { type Sql, sql } from "../sql/statement.ts";
 import { readChanges } from "./changes.ts";
 import { historyOfStatement } from "./histories.ts";
 import { migrating } from "./migrating.ts";

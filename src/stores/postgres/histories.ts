@@ -1,5 +1,6 @@
 import { randomId } from "../../base/crypto.ts";
-import { type BigInteger, now, type Sql, type SqlDatabase, sql } from "../sql/database.ts";
+import type { BigInteger, SqlDatabase } from "../sql/database.ts";
+import { now, type Sql, sql } from "../sql/statement.ts";
 
 /**
  * A history: what one primary commits, until a standby is promoted or a backup is restored. Whatever

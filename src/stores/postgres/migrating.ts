@@ -1,4 +1,5 @@
-import { type MakeIndex, type SqlDatabase, type SqlDialect, sql } from "../sql/database.ts";
+import type { MakeIndex, SqlDatabase, SqlDialect } from "../sql/database.ts";
+import { sql } from "../sql/statement.ts";
 
 /** How PostgreSQL takes a step of its tables. Each member's reason is at {@link SqlDialect}. */
 export const migrating: Pick<

@@ -9,7 +9,7 @@ import {
   roots,
   secrets,
   sendsAndLimits,
-} from "../sql/steps.ts";
+} from "../sql/migration/steps.ts";
 
 // Append only: a released step never changes, so that every server and every printed script agree.
 

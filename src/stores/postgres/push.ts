@@ -1,7 +1,7 @@
 import { type Clock, inTime } from "../../base/clock.ts";
 import { randomId } from "../../base/crypto.ts";
 import { gathered, type OpenPushLine, PushImpossible, type PushLine } from "../push.ts";
-import { nothing, type Sql, sql } from "../sql/database.ts";
+import { nothing, type Sql, sql } from "../sql/statement.ts";
 
 /** What listening and migrating need from a connection: `pg.Client` fits. */
 export interface NotifiedClient {

@@ -7,15 +7,8 @@ import type {
   NewAuditEntry,
 } from "../../engine/store.ts";
 import { cutPage, parseListCursor } from "../common.ts";
-import {
-  type BigInteger,
-  join,
-  nothing,
-  now,
-  type Sql,
-  type SqlDatabase,
-  sql,
-} from "./database.ts";
+import type { BigInteger, SqlDatabase } from "./database.ts";
+import { join, nothing, now, type Sql, sql } from "./statement.ts";
 
 /** Appends to the audit log; see `SessionStore.appendAudit`. */
 export async function appendAudit(

@@ -1,6 +1,16 @@
 import type { Changes, StoreContext } from "../../engine/store.ts";
 import type { Retries } from "../common.ts";
 import type { Push } from "../push.ts";
+import {
+  type CompiledSql,
+  now,
+  type Placeholders,
+  type RenderedSql,
+  Sql,
+  type SqlTemplate,
+  type SqlValue,
+  sql,
+} from "./statement.ts";
 
 /**
  * Everything in which the SQL of one database differs from that of another. There is one object per
@@ -8,7 +18,7 @@ import type { Push } from "../push.ts";
  */
 export interface SqlDialect {
   /** PostgreSQL numbers its placeholders (`$1`), SQLite does not (`?`). */
-  readonly placeholders: "numbered" | "plain";
+  readonly placeholders: Placeholders;
 
   /**
    * Begins a transaction in which a statement that waited for a lock sees what was committed under
@@ -328,142 +338,8 @@ export async function timeOf(database: SqlDatabase): Promise<number> {
 /** A 64-bit integer. Drivers return it as number, string or bigint, so read it through `Number()`. */
 export type BigInteger = number | string | bigint;
 
-/** A value that a statement can bind. The tables hold nothing else. */
-export type SqlValue = string | number | null;
-
-/** The arguments of a template's tag. */
-type SqlTemplate = [texts: TemplateStringsArray, ...parts: readonly (Sql | SqlValue)[]];
-
-/** A statement as a driver takes it. */
-interface RenderedSql {
-  readonly text: string;
-  readonly values: SqlValue[];
-}
-
-/**
- * A piece of SQL with the values that it binds. Only the tag {@link sql}, {@link join} and {@link names}
- * make one, so a value never becomes part of the text: it is another piece of SQL, or a bound parameter.
- */
-export class Sql {
-  readonly #texts: readonly string[];
-  /** One between every two texts. */
-  readonly #parts: readonly (Sql | SqlValue | Slot)[];
-
-  private constructor(texts: readonly string[], parts: readonly (Sql | SqlValue | Slot)[]) {
-    this.#texts = texts;
-    this.#parts = parts;
-  }
-
-  static tag(this: void, ...[texts, ...parts]: SqlTemplate): Sql {
-    return new Sql(texts, parts);
-  }
-
-  static slot(this: void, name: string): Sql {
-    return new Sql(["", ""], [new Slot(name)]);
-  }
-
-  static names(this: void, names: readonly string[]): Sql {
-    const wrong = names.find((name) => !/^[a-z_]+$/.test(name));
-    if (wrong !== undefined) {
-      throw new TypeError(`${JSON.stringify(wrong)} is not the name of a column`);
-    }
-    return new Sql([names.join(", ")], []);
-  }
-
-  static join(
-    this: void,
-    parts: readonly (Sql | SqlValue)[],
-    separator: ", " | " and " | " or " | " ",
-  ): Sql {
-    return new Sql(["", ...parts.slice(1).map(() => separator), ""], parts);
-  }
-
-  /**
-   * Returns the text to send, and the values in the order of their placeholders. The text does not
-   * depend on the values, so that a connection can prepare it once. A piece that is used twice binds its
-   * values once where placeholders have numbers.
-   *
-   * @param placeholders see {@link SqlDialect}
-   * @param clock the store's clock, which takes the place of {@link now}. Read at most once, so that a
-   *   statement has one time
-   */
-  render(placeholders: SqlDialect["placeholders"], clock: Sql | (() => Sql)): RenderedSql {
-    let time: Sql | undefined;
-    const once = clock instanceof Sql ? clock : () => (time ??= clock());
-    return this.compile(placeholders, once)({});
-  }
-
-  /** Makes the text once. Returns a function that adds the values of a run. */
-  compile(placeholders: SqlDialect["placeholders"], clock: Sql | (() => Sql)): CompiledSql {
-    const values: (SqlValue | Slot | TimeSlot)[] = [];
-    const written = placeholders === "numbered" ? new Map<Sql, string>() : undefined;
-    let time: Sql | undefined;
-    const write = (piece: Sql): string => {
-      const before = written?.get(piece);
-      if (before !== undefined) {
-        return before;
-      }
-      let text = piece.#texts[0] ?? "";
-      for (const [index, part] of piece.#parts.entries()) {
-        if (part === now) {
-          time ??= clock instanceof Sql ? clock : clock();
-          const first = values.length;
-          text += write(time);
-          for (let at = first; at < values.length && typeof clock === "function"; at++) {
-            values[at] = new TimeSlot(at - first);
-          }
-        } else if (part instanceof Sql) {
-          text += write(part);
-        } else {
-          const position = values.push(part);
-          text += placeholders === "numbered" ? `$${position}` : "?";
-        }
-        text += piece.#texts[index + 1];
-      }
-      written?.set(piece, text);
-      return text;
-    };
-    const text = write(this);
-    return (given) => {
-      const times =
-        typeof clock === "function" && time !== undefined
-          ? clock().render(placeholders, nothing).values
-          : [];
-      return {
-        text,
-        values: values.map((value) => {
-          if (value instanceof TimeSlot) {
-            return times[value.place] ?? null;
-          }
-          return value instanceof Slot ? (given[value.name] ?? null) : value;
-        }),
-      };
-    };
-  }
-}
-
 /** The values of one run, by name. */
 type Values<Names> = { readonly [Name in keyof Names]: SqlValue };
-
-type CompiledSql = (given: Readonly<Record<string, SqlValue>>) => RenderedSql;
-
-/** The place of a value that each run gives. */
-class Slot {
-  readonly name: string;
-
-  constructor(name: string) {
-    this.name = name;
-  }
-}
-
-/** The place of a value of the store's clock. */
-class TimeSlot {
-  readonly place: number;
-
-  constructor(place: number) {
-    this.place = place;
-  }
-}
 
 /**
  * A statement whose text is made once for all runs. For statements of the most frequent calls that have
@@ -502,28 +378,6 @@ export class FixedStatement<Given extends Values<Given>> {
     return compiled;
   }
 }
-
-/**
- * Makes SQL from a template: values become parameters, other pieces of SQL are inserted as they are.
- *
- * @example sql`select id from rpcsession_sessions where user_id = ${userId}`
- */
-export const sql: typeof Sql.tag = Sql.tag;
-
-/** Joins at least one part with a separator. */
-export const join: typeof Sql.join = Sql.join;
-
-/**
- * The names of columns, separated by commas.
- * @throws TypeError for a name with other characters than small letters and underscores
- */
-export const names: typeof Sql.names = Sql.names;
-
-/** No SQL, in place of a clause that a database does not need. */
-export const nothing: Sql = sql``;
-
-/** The store's clock in milliseconds, the same everywhere in a statement. */
-export const now: Sql = sql`now`;
 
 /** Selects a {@link ChangeRow}. */
 export const changeColumns: Sql = sql`change.kind, change.session, change.ended_by, change.claims_version, change.at`;

@@ -1,15 +1,8 @@
 import type { EndedBy, EndedEntry, RevokeScope } from "../../engine/store.ts";
-import {
-  type BigInteger,
-  nothing,
-  now,
-  type Sql,
-  type SqlDatabase,
-  sql,
-  timeOf,
-} from "./database.ts";
+import { type BigInteger, type SqlDatabase, timeOf } from "./database.ts";
 import { holdSelected } from "./owner-locks.ts";
 import { hasIdIn, notEnded, selectedBy } from "./rows.ts";
+import { nothing, now, type Sql, sql } from "./statement.ts";
 
 /** The ids of the sessions that ended, and when. */
 interface Ended {

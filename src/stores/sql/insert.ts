@@ -1,6 +1,6 @@
 import type { Inserted, NewSession, SessionRecord, Stored } from "../../engine/store.ts";
 import { evictedBy } from "../common.ts";
-import { join, now, type Sql, type SqlDatabase, sql, timeOf } from "./database.ts";
+import { type SqlDatabase, timeOf } from "./database.ts";
 import { endSessions } from "./ends.ts";
 import { holdNew, idHolding } from "./owner-locks.ts";
 import {
@@ -14,6 +14,7 @@ import {
   type Timed,
   toStored,
 } from "./rows.ts";
+import { join, now, type Sql, sql } from "./statement.ts";
 
 /** Adds a session; see `SessionStore.insert`. */
 export async function insertSession(database: SqlDatabase, session: NewSession): Promise<Inserted> {

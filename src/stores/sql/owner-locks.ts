@@ -20,7 +20,8 @@
 
 import type { ExternalKey, NewSession, RevokeScope, SessionOwner } from "../../engine/store.ts";
 import { externalKeysOf } from "../common.ts";
-import { type Hold, join, type Sql, type SqlDatabase, sql } from "./database.ts";
+import type { Hold, SqlDatabase } from "./database.ts";
+import { join, type Sql, sql } from "./statement.ts";
 
 /**
  * Holds what a new session belongs to until the transaction ends.

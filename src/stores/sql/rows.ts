@@ -9,7 +9,8 @@ import type {
   Stored,
 } from "../../engine/store.ts";
 import { keepEnded, sweepStep, toAuthentication, toExternalId } from "../common.ts";
-import { type BigInteger, join, now, type Sql, type SqlDatabase, sql } from "./database.ts";
+import type { BigInteger, SqlDatabase } from "./database.ts";
+import { join, now, type Sql, sql } from "./statement.ts";
 
 /** A row of `rpcsession_sessions`. Times are milliseconds since 1970 UTC; JSON is text. */
 export interface SessionRow {

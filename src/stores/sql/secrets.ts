@@ -6,8 +6,9 @@ import type {
   SessionStore,
 } from "../../engine/store.ts";
 import { maxSecrets } from "../common.ts";
-import { type BigInteger, join, now, type SqlDatabase, sql } from "./database.ts";
+import type { BigInteger, SqlDatabase } from "./database.ts";
 import { live } from "./rows.ts";
+import { join, now, sql } from "./statement.ts";
 
 // What an incident needs: secrets that are recorded or dead, keys that are retired, all sessions.
 

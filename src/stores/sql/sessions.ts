@@ -15,14 +15,8 @@ import { cutPage, parseListCursor } from "../common.ts";
 import {
   type BigInteger,
   FixedStatement,
-  join,
-  names,
-  nothing,
-  now,
-  type Sql,
   type SqlDatabase,
   type SqlDialect,
-  sql,
   timeOf,
 } from "./database.ts";
 import {
@@ -39,6 +33,7 @@ import {
   toSession,
   toStored,
 } from "./rows.ts";
+import { join, names, nothing, now, type Sql, sql } from "./statement.ts";
 
 /** Reads a session; see `SessionStore.load`. */
 export async function loadSession(
@@ -136,8 +131,8 @@ export async function advanceSessions(
 }
 
 /**
- * Reads a session; undefined if its JSON cannot be read. Then its refresh is done again, alone, so that the
- * error is its own and not that of others.
+ * Reads a session; undefined if its JSON cannot be read. Then its refresh is done again alone, so that the
+ * error fails no other one.
  */
 async function ifReadable(read: () => Advanced | Promise<Advanced>): Promise<Advanced | undefined> {
   try {
@@ -203,6 +198,8 @@ const advancedNames = [
 ] as const;
 
 type AdvancedColumns = Pick<SessionRow, (typeof advancedNames)[number]>;
+/** The order of the values in a packed row. */
+const packedNames: readonly string[] = [...advancedNames, "store_now", "store_history"];
 /** As columns, or as one column, `packed`: a JSON array. */
 type AdvancedRow = Timed<AdvancedColumns> | { readonly packed: string };
 
@@ -217,7 +214,7 @@ function advancedColumns(dialect: SqlDialect): Sql {
 function unpacked({ packed }: { readonly packed: string }): Timed<AdvancedColumns> {
   const values = JSON.parse(packed) as readonly unknown[];
   const row: Record<string, unknown> = {};
-  for (const [place, name] of [...advancedNames, "store_now", "store_history"].entries()) {
+  for (const [place, name] of packedNames.entries()) {
     row[name] = values[place];
   }
   return row as unknown as Timed<AdvancedColumns>;

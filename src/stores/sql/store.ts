@@ -13,7 +13,7 @@ import { appendAudit, forgetAudit, listAudit } from "./audit.ts";
 import { type ChangeRow, type SqlBackend, type SqlConnections, SqlDatabase } from "./database.ts";
 import { revokeAllSessions } from "./ends.ts";
 import { insertSession } from "./insert.ts";
-import { migrate } from "./migrate.ts";
+import { migrate } from "./migration/migrate.ts";
 import {
   announceKeys,
   liveIds,

@@ -1,8 +1,9 @@
 import type { StoredSigningKey } from "../../engine/store.ts";
 import { keepChanges, keepEnded } from "../common.ts";
 import { pruneAudit } from "./audit.ts";
-import { now, type SqlDatabase, sql } from "./database.ts";
+import type { SqlDatabase } from "./database.ts";
 import { sweepTime } from "./rows.ts";
+import { now, sql } from "./statement.ts";
 
 // Pruning reads a few rows of an index, and skips the rows that another transaction is removing or
 // writing, so that nobody waits for cleaning.

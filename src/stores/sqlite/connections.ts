@@ -2,7 +2,8 @@ import type { DatabaseSync, SQLInputValue, StatementSync } from "node:sqlite";
 import type { Clock } from "../../base/clock.ts";
 import type { Retries } from "../common.ts";
 import type { Push } from "../push.ts";
-import { type BorrowedConnection, type Sql, type SqlConnections, sql } from "../sql/database.ts";
+import type { BorrowedConnection, SqlConnections } from "../sql/database.ts";
+import { type Sql, sql } from "../sql/statement.ts";
 import { untilFree, untilMigrated } from "./driver.ts";
 import { FileWatch } from "./push.ts";
 

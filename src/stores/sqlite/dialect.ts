@@ -5,12 +5,10 @@ import {
   type ChangeRows,
   type ChangesRead,
   changeColumns,
-  nothing,
-  now,
   type SqlDatabase,
   type SqlDialect,
-  sql,
 } from "../sql/database.ts";
+import { nothing, now, sql } from "../sql/statement.ts";
 import { isBusy } from "./driver.ts";
 import { sqliteMigrations } from "./migrations.ts";
 

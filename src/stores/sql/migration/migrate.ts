@@ -1,15 +1,15 @@
-import { retry } from "../common.ts";
+import { retry } from "../../common.ts";
 import {
   type BigInteger,
   type ChangeAllRows,
   type LongPart,
   type MigrationStep,
-  now,
   type SqlConnection,
   type SqlConnections,
   SqlDatabase,
   type SqlDialect,
-} from "./database.ts";
+} from "../database.ts";
+import { now } from "../statement.ts";
 
 /**
  * Brings the tables up to date. Where nothing is to be done it only reads, so a server needs no

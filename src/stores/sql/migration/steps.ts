@@ -1,4 +1,4 @@
-import type { MigrationStep } from "./database.ts";
+import type { MigrationStep } from "../database.ts";
 
 // Steps of migration that are the same on SQLite and PostgreSQL. A released step never changes.
 
