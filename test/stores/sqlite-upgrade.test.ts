@@ -3,8 +3,11 @@ import { expect, it } from "vitest";
 import { type Clock, systemClock } from "../../src/base/clock.ts";
 import type { SessionStore } from "../../src/engine/store.ts";
 import type { MigrationStep } from "../../src/stores/sql/database.ts";
+import { migrate } from "../../src/stores/sql/migration/migrate.ts";
 import { sql } from "../../src/stores/sql/statement.ts";
+import { SqliteConnections } from "../../src/stores/sqlite/connections.ts";
 import { sqliteDialect } from "../../src/stores/sqlite/dialect.ts";
+import { openSqlite } from "../../src/stores/sqlite/driver.ts";
 import { sqliteStore } from "../../src/stores/sqlite/index.ts";
 import { sqliteMigrations } from "../../src/stores/sqlite/migrations.ts";
 import { advance, newSession } from "../../src/testing/store-contract/fixture.ts";
@@ -138,6 +141,50 @@ it("a server waits while another one takes its steps, longer than a call would w
   await migrateWith([colour], fixture.file, clock);
   expect(waited).toBeGreaterThan(10_000);
   other.close();
+});
+
+it("whatever a migration writes waits while another process writes", async () => {
+  const fixture = await createSqlite();
+  const database = openSqlite(DatabaseSync, fixture.file);
+  const connections = new SqliteConnections({
+    ...{ database, clock: fasterClock(() => {}) },
+    ...{ openAnother: () => new DatabaseSync(fixture.file), check: () => {} },
+  });
+  // Each statement that needs the write lock meets another process the first time.
+  const refused: string[] = [];
+  const refuseOnce = (statement: string): void => {
+    if (!/^\s*select\b/.test(statement) && !refused.includes(statement)) {
+      refused.push(statement);
+      throw Object.assign(new Error("database is locked"), { errcode: 5 });
+    }
+  };
+  let begun = 0;
+  const dialect = { ...sqliteDialect, migrations: [...sqliteMigrations, colour, filled] };
+  await migrate("sqliteStore", dialect, {
+    now: connections.now,
+    retries: connections.retries,
+    migrationRetries: connections.migrationRetries,
+    close: () => connections.close(),
+    async query(statement, values) {
+      refuseOnce(statement);
+      return connections.query(statement, values);
+    },
+    begin(statement) {
+      // Once it has begun, a transaction has the lock.
+      if (begun++ % 2 === 0) {
+        throw Object.assign(new Error("database is locked"), { errcode: 5 });
+      }
+      return connections.begin(statement);
+    },
+  });
+  const finished = database.prepare("select 1 from rpcsession_steps where finished_at is not null");
+  expect(finished.all()).toHaveLength(known + 2);
+  // What is written outside of transactions.
+  expect(new Set(refused.map((statement) => statement.split(" ", 2).join(" ")))).toEqual(
+    new Set(["create index", "drop index", "update rpcsession_steps"]),
+  );
+  await connections.close();
+  await fixture.close();
 });
 
 /** A clock whose timers are 200 times faster. */

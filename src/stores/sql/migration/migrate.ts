@@ -242,7 +242,7 @@ async function takeStep(
   }
 
   // 3. Now servers need not look at this step again.
-  await database.rows`update rpcsession_steps set finished_at = ${now} where version = ${version}`;
+  await retry(retries, finishStep, database, version);
 }
 
 async function takeTransaction(
@@ -270,6 +270,10 @@ async function takeTransaction(
       await within.run(statement);
     }
   });
+}
+
+async function finishStep(database: SqlDatabase, version: number): Promise<void> {
+  await database.rows`update rpcsession_steps set finished_at = ${now} where version = ${version}`;
 }
 
 async function takePart(database: SqlDatabase, part: LongPart): Promise<void> {
