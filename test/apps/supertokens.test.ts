@@ -226,19 +226,16 @@ describe.skipIf(skipApps).each(browsers)(
     it.each(modes)("two tabs that refresh at once stay signed in, by %s", async (mode) => {
       const { one, two, state, events, first, release } = await twoTabs(mode);
       await two.evaluate((key) => {
-        const { getItem, setItem, removeItem } = Storage.prototype;
-        let lock: string | null = null;
-        Storage.prototype.getItem = function (name) {
-          return name === key ? lock : getItem.call(this, name);
-        };
-        Storage.prototype.setItem = function (name, value) {
-          lock = name === key ? value : lock;
-          setItem.call(this, name, value);
-        };
-        Storage.prototype.removeItem = function (name) {
-          lock = name === key ? null : lock;
-          removeItem.call(this, name);
-        };
+        const shared = localStorage;
+        const own = (name: string) => (name === key ? "the lock of this tab" : name);
+        Object.defineProperty(globalThis, "localStorage", {
+          value: {
+            key: (index: number) => shared.key(index),
+            getItem: (name: string) => shared.getItem(own(name)),
+            setItem: (name: string, value: string) => shared.setItem(own(name), value),
+            removeItem: (name: string) => shared.removeItem(own(name)),
+          },
+        });
       }, lockKey);
       const second = callEachWay(two);
       await expect.poll(() => state).toMatchObject({ refreshes: 2, refused: 6 });
