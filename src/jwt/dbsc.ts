@@ -67,7 +67,7 @@ export async function verifyDbscProof(
   // 3. The signature.
   const { min, max } = signingAlgorithms[alg].signatureBytes;
   const { length } = signature;
-  if (length < min || length > max || !(await isSigned(text, parsed, key))) {
+  if (length < min || length > max || !(await isSigned(parsed, key))) {
     return refused("The key of the proof has not signed it.");
   }
 

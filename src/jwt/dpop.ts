@@ -57,7 +57,7 @@ export async function verifyProof(text: string, request: ProvenRequest): Promise
   // 3. The signature.
   const { min, max } = signingAlgorithms[key.alg].signatureBytes;
   const { length } = parsed.signature;
-  if (length < min || length > max || !(await isSigned(text, parsed, key))) {
+  if (length < min || length > max || !(await isSigned(parsed, key))) {
     return refused("The key of the proof has not signed it.");
   }
 

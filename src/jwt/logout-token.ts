@@ -72,7 +72,7 @@ export async function verifyLogoutToken(
   const { kid } = header;
   const key =
     hasLength && isKeyId(kid) ? await rules.keys.find(kid, Number(payload.iat)) : undefined;
-  if (alg !== key?.alg || !(await isSigned(token, parsed, key))) {
+  if (alg !== key?.alg || !(await isSigned(parsed, key))) {
     return { refused: "No key of the provider has signed the logout token." };
   }
 

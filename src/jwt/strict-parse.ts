@@ -1,4 +1,4 @@
-import { decodeCanonical } from "../base/crypto.ts";
+import { asciiBytesOf, decodeCanonical } from "../base/crypto.ts";
 import type { JsonObject } from "../base/json.ts";
 import { maxTokenLength } from "../base/wire.ts";
 
@@ -17,6 +17,8 @@ export interface ParsedJws {
   readonly payload: JsonObject;
   /** At least one byte. */
   readonly signature: Uint8Array<ArrayBuffer>;
+  /** What the signature is over: the encoded header and payload. */
+  readonly signed: Uint8Array<ArrayBuffer>;
 }
 
 /** A well-formed access token. Nothing in it is proven. */
@@ -68,7 +70,10 @@ interface CompactParts {
   readonly header: string;
   readonly payload: string;
   readonly signature: string;
+  readonly signed: Uint8Array<ArrayBuffer>;
 }
+
+/** The parts of a token in ASCII. They are decoded later. */
 
 function partsOf(token: string): CompactParts | undefined {
   if (token.length > maxTokenLength) {
@@ -81,24 +86,26 @@ function partsOf(token: string): CompactParts | undefined {
     second > first + 1 &&
     second < token.length - 1 &&
     token.indexOf(".", second + 1) < 0;
-  return isCompact
-    ? {
-        header: token.slice(0, first),
-        payload: token.slice(first + 1, second),
-        signature: token.slice(second + 1),
-      }
-    : undefined;
+  const bytes = isCompact ? asciiBytesOf(token) : undefined;
+  return (
+    bytes && {
+      header: token.slice(0, first),
+      payload: token.slice(first + 1, second),
+      signature: token.slice(second + 1),
+      signed: bytes.subarray(0, second),
+    }
+  );
 }
 
 function withRest<H extends JsonObject>(
   parts: CompactParts,
   header: H,
 ): (Omit<ParsedJws, "header"> & { readonly header: H }) | undefined {
-  const signature = decodeBase64url(parts.signature);
-  const payload = signature && parsePart(parts.payload);
+  const signature = decodeAscii(parts.signature);
+  const payload = signature && parseBytes(decodeAscii(parts.payload));
   return signature === undefined || payload === undefined
     ? undefined
-    : { header, payload, signature };
+    : { header, payload, signature, signed: parts.signed };
 }
 
 /** The facts that an unverified text shows about the token that it may be. */
@@ -145,7 +152,10 @@ const headerStart = "eyJhbGciO";
 const utf8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 
 function parsePart(part: string): JsonObject | undefined {
-  const bytes = decodeBase64url(part);
+  return parseBytes(decodeBase64url(part));
+}
+
+function parseBytes(bytes: Uint8Array | undefined): JsonObject | undefined {
   if (bytes === undefined) {
     return undefined;
   }
@@ -321,6 +331,11 @@ for (let i = 0; i < alphabet.length; i++) {
  * @returns undefined when a rule is broken
  */
 export function decodeBase64url(text: string): Uint8Array<ArrayBuffer> | undefined {
+  return asciiBytesOf(text) && decodeAscii(text);
+}
+
+/** {@link decodeBase64url} of a text that is ASCII. */
+function decodeAscii(text: string): Uint8Array<ArrayBuffer> | undefined {
   if (decodeCanonical !== undefined) {
     return decodeCanonical(text);
   }

@@ -1,5 +1,4 @@
 import type { AcceptedIssuer } from "../base/checks.ts";
-import { asciiBytes } from "../base/crypto.ts";
 import type { JsonValue } from "../base/json.ts";
 import { isPromise, whenKnown } from "../base/promises.ts";
 import { fromPayload, isCount, type TokenClaims } from "./claims.ts";
@@ -9,6 +8,7 @@ import {
   headerPartOf,
   isAccessTokenType,
   outlineOf,
+  type ParsedJws,
   type ParsedJwt,
   parseCompact,
 } from "./strict-parse.ts";
@@ -235,7 +235,7 @@ function proveToken(
       return invalid;
     }
     // No promise for a result that is at hand: it would cost as much as reading the claims.
-    return whenKnown(isSigned(token, parsed, key), (signed) => {
+    return whenKnown(isSigned(parsed, key), (signed) => {
       // Nothing but `true` is a valid signature.
       if (signed !== true) {
         return invalid;
@@ -291,14 +291,12 @@ function algorithmOf({ header, signature }: ParsedJwt): SigningAlgorithm | undef
   return header.typ === "at+jwt" || isAccessTokenType(header.typ) ? alg : undefined;
 }
 
-/** Whether a key has signed a token, which was parsed before. */
+/** Whether a key has signed a token. */
 export function isSigned(
-  token: string,
-  { signature }: Pick<ParsedJwt, "signature">,
+  { signed, signature }: Pick<ParsedJws, "signed" | "signature">,
   key: VerificationKey,
 ): boolean | Promise<boolean> {
-  const signed = token.slice(0, token.lastIndexOf("."));
-  return isSignature(key, asciiBytes(signed), signature);
+  return isSignature(key, signed, signature);
 }
 
 /** Returns the accepted pair of issuer and audience that a token names. */

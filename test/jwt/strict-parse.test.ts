@@ -26,7 +26,16 @@ function tokenOf(length: number): string {
 
 describe("parseCompact", () => {
   it("parses a token", () => {
-    expect(parseCompact(good)).toEqual({ header, payload, signature });
+    const signed = Buffer.from(good.slice(0, good.lastIndexOf(".")));
+    expect(parseCompact(good)).toEqual({ header, payload, signature, signed });
+  });
+
+  it.each([0, 1, 2])("sec:J07 refuses a character whose low 8 bits are right, in part %i", (at) => {
+    const parts = good.split(".");
+    const part = parts[at] ?? "";
+    const low = part.charCodeAt(1);
+    parts[at] = part[0] + String.fromCharCode(0x100 + low) + part.slice(2);
+    expect(parseCompact(parts.join("."))).toBeUndefined();
   });
 
   it.each([
