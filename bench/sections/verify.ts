@@ -45,7 +45,8 @@ export async function verifySection({ rounds, quick }: BenchOptions): Promise<Fi
     const all = [...(await contestantsOf(alg, key)), ...more];
     const found = await cpuRounds(all, quick ? 7 : rounds);
     // These two are measured again without the others, whose garbage they would pay for: their ratio is
-    // near 1. In ten times as many rounds, or with RS256 one collection of garbage would span all of them.
+    // near 1. With RS256 a round takes milliseconds, so there are ten times as many: one garbage collection
+    // would otherwise move the ratio.
     const pair = all.filter(({ name }) => name === names.raw || name === names.cold);
     for (const [name, values] of await cpuRounds(pair, quick ? 7 : 10 * rounds)) {
       found.set(name, values);

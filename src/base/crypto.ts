@@ -1,5 +1,18 @@
 import { base64Encode } from "@bufbuild/protobuf/wire";
 
+interface Runtime {
+  readonly Buffer?: typeof Buffer;
+  readonly process?: { getBuiltinModule?: (name: string) => unknown };
+  readonly navigator?: { readonly userAgent?: string; readonly product?: string };
+  readonly crypto?: { readonly subtle?: unknown };
+  readonly isSecureContext?: boolean;
+}
+
+const { Buffer: globalBuffer, process, navigator }: Runtime = globalThis as Runtime;
+
+/** The global `Buffer`; undefined where there is none, or one that does not know base64url, as in some bundles. */
+const nodeBuffer = globalBuffer?.isEncoding?.("base64url") ? globalBuffer : undefined;
+
 /** The value of the `secret` option: one or more secrets of at least 32 bytes. The first creates new tokens. */
 export type SecretOption = string | Uint8Array | readonly (string | Uint8Array)[];
 
@@ -241,7 +254,7 @@ export function asciiBytes(text: string): Uint8Array<ArrayBuffer> {
 }
 
 /** Returns the bytes of a text; undefined unless it is ASCII. */
-export function asciiBytesOf(text: string): Uint8Array<ArrayBuffer> | undefined {
+export function bytesIfAscii(text: string): Uint8Array<ArrayBuffer> | undefined {
   const bytes =
     nodeBuffer === undefined
       ? new TextEncoder().encode(text)
@@ -251,19 +264,21 @@ export function asciiBytesOf(text: string): Uint8Array<ArrayBuffer> | undefined 
 
 /**
  * Decodes canonical base64url without padding; undefined for any other spelling. The text must be ASCII:
- * `Buffer` looks at the low 8 bits of a character only. Undefined as a whole where `Buffer` is missing, or
- * keeps what it does not know.
+ * `Buffer` looks at the low 8 bits of a character only. Undefined as a whole where there is no `Buffer` that
+ * leaves out what it does not know.
  */
 export const decodeCanonical: ((text: string) => Uint8Array<ArrayBuffer> | undefined) | undefined =
-  leavesOutJunk((globalThis as Runtime).Buffer) ? decodeWithBuffer : undefined;
+  nodeBuffer !== undefined && leavesOutJunk(nodeBuffer)
+    ? (text) => decodeWith(nodeBuffer, text)
+    : undefined;
 
 /**
- * `Buffer` decodes leniently: it leaves out what it does not know, ends at padding, also takes `+` and `/`, and
- * ignores the bits after the last byte. So a text is canonical if its bytes are as many as its length says,
- * and it has none of the rest. To encode the bytes again, and to compare, would take twice as long.
+ * `Buffer` decodes leniently: it leaves out what it does not know, and also takes `+` and `/`. A text is canonical
+ * if it decodes to as many bytes as its length allows, contains neither `+` nor `/`, and its unused last bits
+ * are zero. To encode the bytes again and compare would take twice as long.
  */
-function decodeWithBuffer(text: string): Uint8Array<ArrayBuffer> | undefined {
-  const bytes = Buffer.from(text, "base64url");
+function decodeWith(buffer: typeof Buffer, text: string): Uint8Array<ArrayBuffer> | undefined {
+  const bytes = buffer.from(text, "base64url");
   const rest = text.length % 4;
   const isCanonical =
     bytes.length === (text.length * 3) >> 2 &&
@@ -273,25 +288,18 @@ function decodeWithBuffer(text: string): Uint8Array<ArrayBuffer> | undefined {
   return isCanonical ? new Uint8Array(bytes.buffer, bytes.byteOffset, bytes.length) : undefined;
 }
 
-/** By the length of a text modulo 4: the characters whose last bits, those after the last byte, are zero. */
+/** By the length of a text modulo 4: the last characters whose unused bits are zero. No text has a rest of 1. */
 const lastCharacters = [undefined, undefined, "AQgw", "AEIMQUYcgkosw048"];
 
-/** Whether a runtime's `Buffer` leaves out every character that neither base64 nor base64url has, as Node's does. */
-function leavesOutJunk(buffer: typeof Buffer | undefined): boolean {
+/** Whether a `Buffer` leaves out every ASCII character that neither base64 nor base64url has, as Node's does. */
+function leavesOutJunk(buffer: typeof Buffer): boolean {
   const ascii = Array.from({ length: 128 }, (_, code) => String.fromCharCode(code));
-  const junk = ascii.filter((char) => !/[\w+/-]/.test(char)).join("");
-  return buffer?.from(junk, "base64url").length === 0;
+  return ascii
+    .filter((char) => !/[\w+/-]/.test(char))
+    .every((char) => buffer.from(`AAA${char}`, "base64url").length === 2);
 }
 
 export type NodeCrypto = typeof import("node:crypto");
-
-interface Runtime {
-  readonly Buffer?: typeof Buffer;
-  readonly process?: { getBuiltinModule?: (name: string) => unknown };
-  readonly navigator?: { readonly userAgent?: string; readonly product?: string };
-  readonly crypto?: { readonly subtle?: unknown };
-  readonly isSecureContext?: boolean;
-}
 
 /** @throws TypeError if the platform has no Web Crypto; the message names the platform and what to do */
 export function assertWebCrypto(): void {
@@ -316,7 +324,6 @@ function cryptoAdvice({ navigator, isSecureContext }: Runtime): string {
 }
 
 /** Cloudflare Workers have a module of this name, whose `verify` refuses the keys that it makes. */
-const { Buffer: nodeBuffer, process, navigator }: Runtime = globalThis as Runtime;
 const isEmulated = navigator?.userAgent === "Cloudflare-Workers";
 
 /**

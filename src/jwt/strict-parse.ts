@@ -1,4 +1,4 @@
-import { asciiBytesOf, decodeCanonical } from "../base/crypto.ts";
+import { bytesIfAscii, decodeCanonical } from "../base/crypto.ts";
 import type { JsonObject } from "../base/json.ts";
 import { maxTokenLength } from "../base/wire.ts";
 
@@ -66,14 +66,13 @@ export function parseJws(token: string): ParsedJws | undefined {
   return parts === undefined || header === undefined ? undefined : withRest(parts, header);
 }
 
+/** The parts of a token in ASCII, not decoded yet. */
 interface CompactParts {
   readonly header: string;
   readonly payload: string;
   readonly signature: string;
   readonly signed: Uint8Array<ArrayBuffer>;
 }
-
-/** The parts of a token in ASCII. They are decoded later. */
 
 function partsOf(token: string): CompactParts | undefined {
   if (token.length > maxTokenLength) {
@@ -86,7 +85,7 @@ function partsOf(token: string): CompactParts | undefined {
     second > first + 1 &&
     second < token.length - 1 &&
     token.indexOf(".", second + 1) < 0;
-  const bytes = isCompact ? asciiBytesOf(token) : undefined;
+  const bytes = isCompact ? bytesIfAscii(token) : undefined;
   return (
     bytes && {
       header: token.slice(0, first),
@@ -331,7 +330,7 @@ for (let i = 0; i < alphabet.length; i++) {
  * @returns undefined when a rule is broken
  */
 export function decodeBase64url(text: string): Uint8Array<ArrayBuffer> | undefined {
-  return asciiBytesOf(text) && decodeAscii(text);
+  return bytesIfAscii(text) && decodeAscii(text);
 }
 
 /** {@link decodeBase64url} of a text that is ASCII. */

@@ -221,7 +221,7 @@ describe.skipIf(skipApps).each(browsers)(
       expect(await exists(two)).toBe(false);
     });
 
-    // The lock of the SDK relies on pauses of 30 ms, so two tabs of a busy machine may both get it. Here the
+    // The lock of the SDK relies on pauses of 30 ms, so on a busy machine two tabs may both get it. Here the
     // second tab never sees the lock of the first.
     it.each(modes)("two tabs that refresh at once stay signed in, by %s", async (mode) => {
       const { one, two, state, events, first, release } = await twoTabs(mode);

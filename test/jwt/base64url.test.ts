@@ -1,13 +1,36 @@
 import fc from "fast-check";
-import { describe, expect, it } from "vitest";
-import { decodeBase64url } from "../../src/jwt/strict-parse.ts";
+import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
+
+const NodeBuffer = Buffer;
+/** A `Buffer` that reads what it does not know as "A", instead of leaving it out. */
+const keepsJunk = {
+  isEncoding: () => true,
+  from: (text: string, encoding: BufferEncoding) =>
+    NodeBuffer.from(encoding === "base64url" ? text.replaceAll(/[^\w+/-]/g, "A") : text, encoding),
+};
+const platforms = [
+  ["Buffer", NodeBuffer],
+  ["no Buffer", undefined],
+  ["a Buffer that does not know base64url", { isEncoding: () => false }],
+  ["a Buffer that keeps junk", keepsJunk],
+] as const;
 
 /** What may stand around a character in a text of up to 8 characters. */
 const places = Array.from({ length: 8 }, (_, length) =>
   Array.from({ length: length + 1 }, (_unused, at) => ["A".repeat(at), "A".repeat(length - at)]),
 ).flat();
 
-describe("decodeBase64url", () => {
+describe.each(platforms)("decodeBase64url with %s", (_platform, buffer) => {
+  let decodeBase64url: (text: string) => Uint8Array | undefined;
+
+  beforeEach(async () => {
+    vi.resetModules();
+    vi.stubGlobal("Buffer", buffer);
+    ({ decodeBase64url } = await import("../../src/jwt/strict-parse.ts"));
+    vi.unstubAllGlobals();
+  });
+  afterEach(() => vi.unstubAllGlobals());
+
   it("decodes every encoded byte string", () => {
     fc.assert(
       fc.property(fc.uint8Array({ maxLength: 64 }), (bytes) => {
