@@ -10,7 +10,7 @@ interface Runtime {
 
 const { Buffer: globalBuffer, process, navigator }: Runtime = globalThis as Runtime;
 
-/** The global `Buffer`; undefined where there is none, or one that does not know base64url, as in some bundles. */
+/** The global `Buffer`, if it can decode base64url. The replacements in some bundles cannot. */
 const nodeBuffer = globalBuffer?.isEncoding?.("base64url") ? globalBuffer : undefined;
 
 /** The value of the `secret` option: one or more secrets of at least 32 bytes. The first creates new tokens. */
@@ -323,7 +323,7 @@ function cryptoAdvice({ navigator, isSecureContext }: Runtime): string {
   return "run the server on Node.js 22.13 or later, or on a platform that docs/runtimes.md lists. An app needs only rpc-session/client, which works without Web Crypto";
 }
 
-/** Cloudflare Workers have a module of this name, whose `verify` refuses the keys that it makes. */
+/** Cloudflare Workers have a `node:crypto` whose `verify` refuses the keys that it makes. */
 const isEmulated = navigator?.userAgent === "Cloudflare-Workers";
 
 /**

@@ -1,8 +1,8 @@
 import type { JsonObject, JsonValue } from "../base/json.ts";
 import { readProofKey } from "./dpop.ts";
 import { algorithmNamed, ownMembers, signingAlgorithms } from "./jwk.ts";
+import { isSignature } from "./keys.ts";
 import { parseJws } from "./strict-parse.ts";
-import { isSigned } from "./verifier.ts";
 
 /** A valid proof of a device. Whether its challenge is one of the service is for the caller to decide. */
 export interface DbscProof {
@@ -67,7 +67,7 @@ export async function verifyDbscProof(
   // 3. The signature.
   const { min, max } = signingAlgorithms[alg].signatureBytes;
   const { length } = signature;
-  if (length < min || length > max || !(await isSigned(parsed, key))) {
+  if (length < min || length > max || !(await isSignature(key, parsed.signed, parsed.signature))) {
     return refused("The key of the proof has not signed it.");
   }
 

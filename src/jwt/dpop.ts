@@ -3,9 +3,8 @@ import { sha256 } from "../base/crypto.ts";
 import type { JsonObject, JsonValue } from "../base/json.ts";
 import { isCount } from "./claims.ts";
 import { algorithmNamed, checkJwk, ownMembers, signingAlgorithms } from "./jwk.ts";
-import { importVerificationKey, type VerificationKey } from "./keys.ts";
+import { importVerificationKey, isSignature, type VerificationKey } from "./keys.ts";
 import { headerPartOf, type ParsedJws, parseJws } from "./strict-parse.ts";
-import { isSigned } from "./verifier.ts";
 
 /** The request that a proof must be made for. */
 export interface ProvenRequest {
@@ -57,7 +56,7 @@ export async function verifyProof(text: string, request: ProvenRequest): Promise
   // 3. The signature.
   const { min, max } = signingAlgorithms[key.alg].signatureBytes;
   const { length } = parsed.signature;
-  if (length < min || length > max || !(await isSigned(parsed, key))) {
+  if (length < min || length > max || !(await isSignature(key, parsed.signed, parsed.signature))) {
     return refused("The key of the proof has not signed it.");
   }
 

@@ -2,8 +2,9 @@ import { isId } from "../base/checks.ts";
 import type { JsonObject, JsonValue } from "../base/json.ts";
 import { isCount } from "./claims.ts";
 import { algorithmNamed, type SigningAlgorithm, signingAlgorithms } from "./jwk.ts";
+import { isSignature } from "./keys.ts";
 import { isKeyId, parseJws } from "./strict-parse.ts";
-import { isSigned, type KeyFinder } from "./verifier.ts";
+import type { KeyFinder } from "./verifier.ts";
 
 /** The rules for logout tokens of one provider. */
 export interface LogoutTokenRules {
@@ -72,7 +73,7 @@ export async function verifyLogoutToken(
   const { kid } = header;
   const key =
     hasLength && isKeyId(kid) ? await rules.keys.find(kid, Number(payload.iat)) : undefined;
-  if (alg !== key?.alg || !(await isSigned(parsed, key))) {
+  if (alg !== key?.alg || !(await isSignature(key, parsed.signed, parsed.signature))) {
     return { refused: "No key of the provider has signed the logout token." };
   }
 

@@ -17,7 +17,7 @@ export interface ParsedJws {
   readonly payload: JsonObject;
   /** At least one byte. */
   readonly signature: Uint8Array<ArrayBuffer>;
-  /** What the signature is over: the encoded header and payload. */
+  /** The bytes that the signature covers: the encoded header and payload. */
   readonly signed: Uint8Array<ArrayBuffer>;
 }
 

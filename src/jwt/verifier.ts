@@ -8,7 +8,6 @@ import {
   headerPartOf,
   isAccessTokenType,
   outlineOf,
-  type ParsedJws,
   type ParsedJwt,
   parseCompact,
 } from "./strict-parse.ts";
@@ -235,7 +234,7 @@ function proveToken(
       return invalid;
     }
     // No promise for a result that is at hand: it would cost as much as reading the claims.
-    return whenKnown(isSigned(parsed, key), (signed) => {
+    return whenKnown(isSignature(key, parsed.signed, parsed.signature), (signed) => {
       // Nothing but `true` is a valid signature.
       if (signed !== true) {
         return invalid;
@@ -289,14 +288,6 @@ function algorithmOf({ header, signature }: ParsedJwt): SigningAlgorithm | undef
   }
   // Nearly all tokens have the first spelling, which needs no regular expression.
   return header.typ === "at+jwt" || isAccessTokenType(header.typ) ? alg : undefined;
-}
-
-/** Whether a key has signed a token. */
-export function isSigned(
-  { signed, signature }: Pick<ParsedJws, "signed" | "signature">,
-  key: VerificationKey,
-): boolean | Promise<boolean> {
-  return isSignature(key, signed, signature);
 }
 
 /** Returns the accepted pair of issuer and audience that a token names. */
